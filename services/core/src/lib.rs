@@ -1,0 +1,36 @@
+//! Ports and records of the daemon, without I/O: the traits in which the services of floor 2 meet.
+//!
+//! `services/store` implements metadata, content, snapshots, leases, images, containers, namespaces and events;
+//! `services/image` the differ; `services/task` the tasks; `services/engine` and the gRPC adapters use them.
+//! Every namespaced call takes a [`crated_types::Scope`].
+
+pub mod container;
+pub mod content;
+pub mod diff;
+pub mod event;
+pub mod fake;
+pub mod image;
+pub mod lease;
+pub mod mask;
+pub mod metadata;
+pub mod namespace;
+pub mod operation;
+pub mod record;
+pub mod snapshot;
+pub mod task;
+pub mod time;
+pub mod undo;
+
+pub use container::ContainerStore;
+pub use content::{BlobReader, Commit, ContentStore, Expected, Ingest};
+pub use diff::{Apply, Compare, Differ};
+pub use event::EventLog;
+pub use image::ImageStore;
+pub use lease::{LeaseStore, Resource, ResourceKind};
+pub use mask::Mask;
+pub use metadata::{Cursor, LoggedEvent, MetadataStore, Op, Revision, Stored, Table};
+pub use namespace::NamespaceStore;
+pub use operation::{Direction, Operation};
+pub use snapshot::{SnapshotKind, Snapshotter, Usage};
+pub use task::{CreateTask, Exec, Exit, ProcessState, ProcessStatus, Stdio, Task, TaskManager};
+pub use undo::Undo;
