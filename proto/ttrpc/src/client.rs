@@ -197,7 +197,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::call`].
-    pub async fn call_bytes(&self, service: &str, method: &str, payload: Vec<u8>, options: CallOptions) -> Result<Bytes> {
+    pub async fn call_bytes(
+        &self,
+        service: &str,
+        method: &str,
+        payload: Vec<u8>,
+        options: CallOptions,
+    ) -> Result<Bytes> {
         let timeout = options.timeout;
         let request = request(service, method, payload, options);
         let work = async {
@@ -212,7 +218,9 @@ impl Client {
         let Some(timeout) = timeout else { return work.await };
         match tokio::time::timeout(timeout, work).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(Fault::TimedOut, format!("ttrpc: {service}/{method} did not answer within {timeout:?}"))),
+            Err(_) => {
+                Err(Error::new(Fault::TimedOut, format!("ttrpc: {service}/{method} did not answer within {timeout:?}")))
+            }
         }
     }
 
@@ -278,7 +286,10 @@ async fn receive(half: OwnedReadHalf, shared: &Shared) -> io::Result<()> {
         match frame.head.kind {
             Kind::Response => {
                 let response = match frame.message {
-                    None => Response { status: Some(status::to_status(&too_long(frame.head.length as usize))), payload: Vec::new() },
+                    None => Response {
+                        status: Some(status::to_status(&too_long(frame.head.length as usize))),
+                        payload: Vec::new(),
+                    },
                     Some(message) => Response::decode(message).unwrap_or_else(|error| Response {
                         status: Some(status::to_status(&malformed(error))),
                         payload: Vec::new(),
@@ -318,4 +329,3 @@ async fn data(shared: &Shared, stream: u32, flags: u8, message: Option<Bytes>) {
         let _ = sender.send(Incoming::End).await;
     }
 }
-

@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn an_overlong_message_is_skipped_and_the_next_is_read() {
-        let mut bytes = Head { length: MESSAGE_MAX as u32 + 1, stream: 7, kind: Kind::Request, flags: 0 }.encode().to_vec();
+        let mut bytes =
+            Head { length: MESSAGE_MAX as u32 + 1, stream: 7, kind: Kind::Request, flags: 0 }.encode().to_vec();
         bytes.resize(HEAD + MESSAGE_MAX + 1, 9);
         bytes.extend(encode(9, Kind::Response, 0, b"next"));
         let mut reader = bytes.as_slice();

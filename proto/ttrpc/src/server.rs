@@ -60,7 +60,13 @@ pub trait Service: Send + Sync {
     async fn call(&self, context: Context, method: &str, payload: Bytes) -> Result<Bytes>;
 
     /// Answers a streaming call. `Some` is the one answer of a call that only the client streams, `None` ends a server's stream.
-    async fn stream(&self, context: Context, method: &str, first: Bytes, stream: ServerStream) -> Result<Option<Bytes>> {
+    async fn stream(
+        &self,
+        context: Context,
+        method: &str,
+        first: Bytes,
+        stream: ServerStream,
+    ) -> Result<Option<Bytes>> {
         let (_, _, _) = (context, first, stream);
         Err(unknown_method(method))
     }
@@ -175,7 +181,8 @@ impl Server {
         let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
         let (read, mut write) = stream.into_split();
         let (frames, mut queue) = mpsc::channel(QUEUE);
-        let mut connection = Connection { server: self, peer, frames, calls: JoinSet::new(), streams: HashMap::new(), last: 0 };
+        let mut connection =
+            Connection { server: self, peer, frames, calls: JoinSet::new(), streams: HashMap::new(), last: 0 };
         let mut reader = BufReader::with_capacity(4096, read);
         let incoming = async {
             connection.receive(&mut reader).await?;
@@ -230,20 +237,31 @@ impl Connection<'_> {
             return self.refuse(stream, status::status(Code::ResourceExhausted, error.to_string())).await;
         };
         if stream % 2 == 0 {
-            return self.refuse(stream, status::status(Code::InvalidArgument, "StreamID must be odd for client initiated streams")).await;
+            return self
+                .refuse(
+                    stream,
+                    status::status(Code::InvalidArgument, "StreamID must be odd for client initiated streams"),
+                )
+                .await;
         }
         if stream <= self.last {
-            return self.refuse(stream, status::status(Code::InvalidArgument, "StreamID cannot be re-used and must increment")).await;
+            return self
+                .refuse(stream, status::status(Code::InvalidArgument, "StreamID cannot be re-used and must increment"))
+                .await;
         }
         self.last = stream;
         let request = match Request::decode(message) {
             Ok(request) => request,
             Err(error) => {
-                return self.refuse(stream, status::status(Code::InvalidArgument, format!("unmarshal request: {error}"))).await;
+                return self
+                    .refuse(stream, status::status(Code::InvalidArgument, format!("unmarshal request: {error}")))
+                    .await;
             }
         };
         let Some(service) = self.server.services.get(&request.service).cloned() else {
-            return self.refuse(stream, status::status(Code::Unimplemented, format!("service {}", request.service))).await;
+            return self
+                .refuse(stream, status::status(Code::Unimplemented, format!("service {}", request.service)))
+                .await;
         };
         if self.calls.len() >= self.server.concurrency {
             let text = format!("{} calls of this connection are in flight", self.calls.len());
