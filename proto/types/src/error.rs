@@ -76,6 +76,32 @@ pub enum Kind {
     Stream,
 }
 
+impl Kind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = &[
+        Self::Namespace,
+        Self::Content,
+        Self::Ingest,
+        Self::Image,
+        Self::Container,
+        Self::Snapshot,
+        Self::Snapshotter,
+        Self::Lease,
+        Self::Task,
+        Self::Exec,
+        Self::Event,
+        Self::Plugin,
+        Self::Network,
+        Self::Mount,
+        Self::Sandbox,
+        Self::Registry,
+        Self::Layer,
+        Self::File,
+        Self::Operation,
+        Self::Stream,
+    ];
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
