@@ -1,1 +1,25 @@
-//! placeholder
+//! The life of a container as people know it: create, start, stop, remove, exec, logs, copy, look, over the ports of `crated-core`.
+//!
+//! ```text
+//!            create            start              exit (watcher)        restart policy
+//!   (name) ─────────▶ created ───────▶ running ────────────────▶ exited ──────────────▶ running
+//!      ▲                 │               │  ▲ unpause                │
+//!      └── failure: back │         pause ▼  │                        │
+//!                        │              paused                       │
+//!                        └──────────────── remove ◀──────────────────┘
+//! ```
+//!
+//! Each arrow is a journalled operation ([`journal`]): its intent is committed before the first step, its last commit
+//! writes the result and forgets the intent, and the reconciler ends what a crash left open. Operations on one container
+//! follow one another ([`slots`]). [`Engine`] has one method for each call of `crated.engine.v1`.
+
+mod engine;
+mod journal;
+mod names;
+mod pending;
+mod record;
+mod slots;
+
+pub use engine::{Deps, Engine, EngineConfig, Stream};
+pub use names::{check_name, is_name};
+pub use pending::Reconciled;

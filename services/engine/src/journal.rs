@@ -1,0 +1,296 @@
+//! The journal: what an operation is going to do is committed before it acts; its last commit forgets the intent and keeps its timeline.
+
+use crated_api::crated::engine::v1::timeline_response::{Operation as Past, Step};
+use crated_core::operation::OPERATIONS;
+use crated_core::{Direction, MetadataStore, Op, Operation, Revision};
+use crated_types::{Error, Kind, Namespace, Result, Scope};
+use prost_types::Any;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::record::{TIMELINES, TimelineRecord};
+
+/// Operations that a container's timeline keeps.
+pub(crate) const TIMELINE_MAX: usize = 16;
+/// What the types of our arguments begin with: other services keep their operations in the same table.
+const ARGUMENTS: &str = "crated.engine.";
+
+/// Kinds of the engine's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kinds {
+    Create,
+    Start,
+    Stop,
+    Restart,
+    Remove,
+}
+
+impl Kinds {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Remove => "remove",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Create, Self::Start, Self::Stop, Self::Restart, Self::Remove]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+}
+
+/// An open operation: its record, and the clock of its steps.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) scope: Scope,
+    pub(crate) kind: Kinds,
+    pub(crate) operation: Operation,
+    pub(crate) trace: Trace,
+    key: Vec<u8>,
+}
+
+impl Open {
+    /// The container.
+    pub(crate) fn subject(&self) -> &str {
+        &self.operation.subject
+    }
+
+    /// Its arguments.
+    pub(crate) fn arguments<M: prost::Message + Default>(&self) -> Result<M> {
+        let bytes = self.operation.arguments.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        M::decode(bytes).map_err(|source| {
+            Error::new(crated_types::Fault::Corrupt, "arguments")
+                .on(Kind::Operation, &self.operation.id)
+                .caused_by(source)
+        })
+    }
+
+    /// Whether it has turned back.
+    pub(crate) fn is_back(&self) -> bool {
+        self.operation.direction == Direction::Back as i32
+    }
+
+    /// Runs a step, keeps its time, and names it in its error.
+    pub(crate) async fn step<T>(&mut self, name: &'static str, act: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let answer = act.await;
+        let note = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        self.trace.passed(name, begun, note);
+        answer.map_err(|error| error.at(name))
+    }
+}
+
+/// The steps of an operation with their times.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    kind: Cow<'static, str>,
+    actor: String,
+    started_at: SystemTime,
+    clock: Instant,
+    steps: Vec<Step>,
+}
+
+impl Trace {
+    pub(crate) fn new(kind: impl Into<Cow<'static, str>>, scope: &Scope) -> Self {
+        Self {
+            kind: kind.into(),
+            actor: format!("{} {}", scope.actor.who, scope.actor.cause),
+            started_at: SystemTime::now(),
+            clock: Instant::now(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Adds a step that began at `begun` and ended now.
+    pub(crate) fn passed(&mut self, name: &str, begun: Instant, note: String) {
+        let step = Step {
+            name: name.into(),
+            at_us: micros(begun.saturating_duration_since(self.clock)),
+            took_us: micros(begun.elapsed()),
+            note,
+        };
+        tracing::debug!(operation = %self.kind, step = name, took_us = step.took_us, note = %step.note, "step");
+        self.steps.push(step);
+    }
+
+    /// What is kept of it.
+    pub(crate) fn past(&self, outcome: String) -> Past {
+        Past {
+            kind: self.kind.to_string(),
+            started_at: Some(self.started_at.into()),
+            took_us: micros(self.clock.elapsed()),
+            outcome,
+            actor: self.actor.clone(),
+            steps: self.steps.clone(),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Writes and reads operations and timelines.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    metadata: Arc<dyn MetadataStore>,
+    boot_id: String,
+}
+
+impl Journal {
+    pub(crate) fn new(metadata: Arc<dyn MetadataStore>) -> Self {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        Self { metadata, boot_id }
+    }
+
+    /// Commits the intent with `with`.
+    ///
+    /// # Errors
+    /// [`crated_types::Fault::Conflict`] where the operation is under way or one of `with` does not hold.
+    pub(crate) async fn begin(
+        &self,
+        scope: &Scope,
+        kind: Kinds,
+        subject: &str,
+        arguments: &impl prost::Message,
+        with: Vec<Op>,
+    ) -> Result<Open> {
+        let id = format!("engine-{}-{subject}", kind.name());
+        let mut trace = Trace::new(kind.name(), scope);
+        let operation = Operation {
+            id: id.clone(),
+            kind: kind.name().into(),
+            subject: subject.into(),
+            actor: trace.actor.clone(),
+            direction: Direction::Forward as i32,
+            reason: String::new(),
+            arguments: Some(Any { type_url: format!("{ARGUMENTS}{}", kind.name()), value: arguments.encode_to_vec() }),
+            boot_id: self.boot_id.clone(),
+            started_at: Some(trace.started_at.into()),
+        };
+        let key = OPERATIONS.key(scope.namespace.as_str(), &id);
+        let mut batch = vec![Op::Expect(key.clone(), Revision::ABSENT), OPERATIONS.put(key.clone(), &operation)];
+        batch.extend(with);
+        let begun = Instant::now();
+        self.metadata.commit(batch).await.map_err(|error| error.at("intent"))?;
+        trace.passed("intent", begun, String::new());
+        Ok(Open { scope: scope.clone(), kind, operation, trace, key })
+    }
+
+    /// Whether an operation of this kind is open on a container.
+    pub(crate) async fn is_open(&self, namespace: &Namespace, kind: Kinds, subject: &str) -> Result<bool> {
+        let key = OPERATIONS.key(namespace.as_str(), &format!("engine-{}-{subject}", kind.name()));
+        Ok(self.metadata.get(&key).await?.is_some())
+    }
+
+    /// Commits that the operation goes back, before its first step is undone.
+    pub(crate) async fn turn_back(&self, open: &mut Open, reason: &Error) -> Result<()> {
+        if open.is_back() {
+            return Ok(());
+        }
+        open.operation.direction = Direction::Back as i32;
+        open.operation.reason = reason.to_string();
+        tracing::warn!(operation = open.kind.name(), container = open.subject(), error = %reason, "operation turns back");
+        self.metadata.commit(vec![OPERATIONS.put(open.key.clone(), &open.operation)]).await.map(drop)
+    }
+
+    /// What the last commit of an operation has beside its result: the intent is forgotten and the timeline goes on.
+    pub(crate) async fn closing(&self, open: &Open, outcome: &str) -> Result<Vec<Op>> {
+        let mut batch = self.kept(&open.scope, open.subject(), open.trace.past(outcome.into())).await?;
+        batch.push(Op::Delete(open.key.clone()));
+        Ok(batch)
+    }
+
+    /// Forgets the intent and keeps no timeline: the container is gone, or never was.
+    pub(crate) fn forgetting(&self, open: &Open) -> Vec<Op> {
+        let timeline = TIMELINES.key(open.scope.namespace.as_str(), open.subject());
+        vec![Op::Delete(open.key.clone()), Op::Delete(timeline)]
+    }
+
+    /// The change that adds an operation to a container's timeline.
+    pub(crate) async fn kept(&self, scope: &Scope, subject: &str, past: Past) -> Result<Vec<Op>> {
+        let key = TIMELINES.key(scope.namespace.as_str(), subject);
+        let mut record = TIMELINES.get(&*self.metadata, &key).await?.map(|(_, record)| record).unwrap_or_default();
+        record.operations.push(past);
+        let excess = record.operations.len().saturating_sub(TIMELINE_MAX);
+        record.operations.drain(..excess);
+        Ok(vec![TIMELINES.put(key, &record)])
+    }
+
+    /// The timeline of a container, oldest operation first.
+    pub(crate) async fn timeline(&self, namespace: &Namespace, subject: &str) -> Result<TimelineRecord> {
+        let key = TIMELINES.key(namespace.as_str(), subject);
+        Ok(TIMELINES.get(&*self.metadata, &key).await?.map(|(_, record)| record).unwrap_or_default())
+    }
+
+    /// The engine's operations that are open, in every namespace, oldest first.
+    pub(crate) async fn open(&self, cause: &crated_types::Actor) -> Result<Vec<Open>> {
+        let mut found = Vec::new();
+        for (key, _, operation) in OPERATIONS.list(&*self.metadata, &OPERATIONS.prefix("")).await? {
+            let ours = operation.arguments.as_ref().is_some_and(|any| any.type_url.starts_with(ARGUMENTS));
+            let (true, Some(kind)) = (ours, Kinds::from_name(&operation.kind)) else { continue };
+            let Some((namespace, _)) = OPERATIONS.parts(&key) else { continue };
+            let scope = Scope::new(Namespace::new(namespace)?, cause.clone());
+            let mut trace = Trace::new(kind.name(), &scope);
+            trace.actor.clone_from(&operation.actor);
+            if let Some(time) = &operation.started_at {
+                trace.started_at = crated_core::time::system(time);
+            }
+            found.push(Open { scope, kind, operation, trace, key });
+        }
+        found.sort_by_key(|open| open.trace.started_at);
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crated_core::fake::MemoryMetadata;
+    use crated_types::{Actor, Fault};
+
+    fn scope() -> Scope {
+        Scope::new(Namespace::new("test").unwrap(), Actor::daemon("test"))
+    }
+
+    #[tokio::test]
+    async fn an_operation_is_open_once_and_forgotten_at_its_end() {
+        let store = Arc::new(MemoryMetadata::default());
+        let journal = Journal::new(store.clone());
+        let arguments = crate::record::StopArguments { signal: 15, timeout: 10 };
+        let mut open = journal.begin(&scope(), Kinds::Stop, "c", &arguments, vec![]).await.unwrap();
+        let again = journal.begin(&scope(), Kinds::Stop, "c", &arguments, vec![]).await.unwrap_err();
+        assert_eq!(again.fault(), Fault::Conflict);
+        assert!(journal.is_open(&scope().namespace, Kinds::Stop, "c").await.unwrap());
+        let failed = open.step("signal", async { Err::<(), _>(Error::internal("x")) }).await.unwrap_err();
+        assert_eq!(failed.step(), Some("signal"));
+        journal.turn_back(&mut open, &failed).await.unwrap();
+        let seen = journal.open(&Actor::daemon("reconciler")).await.unwrap().pop().unwrap();
+        assert!(seen.is_back());
+        assert_eq!(seen.arguments::<crate::record::StopArguments>().unwrap(), arguments);
+        store.commit(journal.closing(&open, "done").await.unwrap()).await.unwrap();
+        assert!(journal.open(&Actor::daemon("reconciler")).await.unwrap().is_empty());
+        let timeline = journal.timeline(&scope().namespace, "c").await.unwrap();
+        assert_eq!(
+            timeline.operations[0].steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(),
+            ["intent", "signal"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_timeline_keeps_the_last_operations() {
+        let store = Arc::new(MemoryMetadata::default());
+        let journal = Journal::new(store.clone());
+        for number in 0..TIMELINE_MAX + 3 {
+            let past = Trace::new("start", &scope()).past(number.to_string());
+            store.commit(journal.kept(&scope(), "c", past).await.unwrap()).await.unwrap();
+        }
+        let timeline = journal.timeline(&scope().namespace, "c").await.unwrap();
+        assert_eq!((timeline.operations.len(), timeline.operations[0].outcome.as_str()), (TIMELINE_MAX, "3"));
+    }
+}
