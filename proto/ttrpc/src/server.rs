@@ -191,7 +191,7 @@ impl Server {
             drop((frames, streams));
             tokio::select! {
                 () = async { while calls.join_next().await.is_some() {} } => Ok(()),
-                () = gone(reader.get_ref().as_ref()) => Err(io::ErrorKind::BrokenPipe.into()),
+                ended = gone(reader.get_ref().as_ref()) => ended.and(Err(io::ErrorKind::BrokenPipe.into())),
             }
         };
         let outgoing = write_all(&mut write, &mut queue);
