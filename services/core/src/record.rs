@@ -88,8 +88,9 @@ impl TryFrom<&Target> for crated_types::Descriptor {
         Ok(Self {
             media_type: target.media_type.clone(),
             digest: target.digest.parse()?,
-            size: u64::try_from(target.size)
-                .map_err(|_| crated_types::Error::invalid("target.size", format_args!("{} is negative", target.size)))?,
+            size: u64::try_from(target.size).map_err(|_| {
+                crated_types::Error::invalid("target.size", format_args!("{} is negative", target.size))
+            })?,
             annotations: target.annotations.clone(),
         })
     }
@@ -308,6 +309,12 @@ pub struct TaskRecord {
     /// Set once init runs.
     #[prost(message, optional, tag = "13")]
     pub started_at: Option<Timestamp>,
+    /// Time of the newest event that the shim forwarded: ours send in order, so an older one is a repetition.
+    #[prost(message, optional, tag = "14")]
+    pub last_event: Option<Timestamp>,
+    /// The shim is ours, not a foreign one.
+    #[prost(bool, tag = "15")]
+    pub own: bool,
 }
 
 /// Namespaces: key `namespace//<name>` (the table is not namespaced itself).

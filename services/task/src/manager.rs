@@ -1,0 +1,509 @@
+//! The manager: makes tasks, finds them, ends them, and notices when a shim dies.
+
+use crate::bundle::{self, Bundle};
+use crate::config::Config;
+use crate::exits;
+use crate::foreign;
+use crate::own::{self, Images};
+use crate::runtime;
+use crate::shim::Shim;
+use crate::task::{self, Running};
+use async_trait::async_trait;
+use crated_api::containerd::events::{TaskDelete, TaskExit};
+use crated_api::containerd::task::v2 as api;
+use crated_core::metadata::{MetadataStore, Op, Revision};
+use crated_core::record::{Event, ExitRecord, TASKS, TaskRecord};
+use crated_core::task::{CreateTask, Exit, Restored, Task, TaskManager};
+use crated_types::{ContainerId, Error, Fault, Kind, Namespace, Result, Scope};
+use prost::Message;
+use prost_types::Any;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio_util::task::TaskTracker;
+
+/// Exit status of a task whose shim or host went away (containerd's convention for a kill).
+const LOST: u32 = 137;
+
+/// Starts shims and finds them again.
+#[derive(Debug)]
+pub struct Manager {
+    inner: Arc<Inner>,
+}
+
+type Key = (Namespace, ContainerId);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn MetadataStore>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) boot_id: String,
+    pub(crate) tasks: RwLock<BTreeMap<Key, Arc<Running>>>,
+    images: Images,
+}
+
+impl Manager {
+    /// Makes the folders. `tracker` owns the changes that go on when a caller leaves.
+    ///
+    /// # Errors
+    /// [`Fault::Os`] and its kin where a folder cannot be made.
+    pub fn open(config: Config, store: Arc<dyn MetadataStore>, tracker: TaskTracker) -> Result<Arc<Self>> {
+        bundle::prepare(&config.root, &config.state)?;
+        let boot_id = match &config.boot_id {
+            Some(boot_id) => boot_id.clone(),
+            None => std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .map_err(|error| Error::os("read /proc/sys/kernel/random/boot_id", error))?
+                .trim()
+                .to_owned(),
+        };
+        let inner = Inner { config, store, tracker, boot_id, tasks: RwLock::default(), images: Images::default() };
+        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+    }
+}
+
+#[async_trait]
+impl TaskManager for Manager {
+    async fn create(&self, scope: &Scope, request: CreateTask) -> Result<Arc<dyn Task>> {
+        let (inner, scope) = (self.inner.clone(), scope.clone());
+        let change = async move { inner.create(&scope, request).await };
+        self.inner
+            .tracker
+            .spawn(change)
+            .await
+            .map_err(|error| Error::internal(format!("create task: {error}")))?
+            .map(|task| task as Arc<dyn Task>)
+    }
+
+    async fn get(&self, scope: &Scope, id: &ContainerId) -> Result<Arc<dyn Task>> {
+        self.inner.find(&scope.namespace, id).map(|task| task as Arc<dyn Task>)
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Vec<Arc<dyn Task>>> {
+        Ok(self.inner.all(|namespace| *namespace == scope.namespace))
+    }
+
+    async fn all(&self) -> Result<Vec<Arc<dyn Task>>> {
+        Ok(self.inner.all(|_| true))
+    }
+
+    async fn forward(&self, event: Event) -> Result<()> {
+        let Some(record) = exits::log(&*self.inner.store, event.clone()).await? else { return Ok(()) };
+        if let (Ok(namespace), Ok(id)) = (event.namespace.parse(), record.id.parse())
+            && let Ok(task) = self.inner.find(&namespace, &id)
+        {
+            task.change(|known| known.exit.clone_from(&record.exit));
+            task.ended.send_replace(exits::of(&record));
+        }
+        Ok(())
+    }
+
+    async fn restore(&self) -> Result<Restored> {
+        self.inner.restore().await
+    }
+
+    async fn runtime_info(&self, name: &str, options: Option<Any>) -> Result<Any> {
+        let config = &self.inner.config;
+        let shim = runtime::resolve(config, name, options.as_ref())?;
+        let mut child = tokio::process::Command::new(&shim.program)
+            .arg("-info")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| Error::os(format!("start {}", shim.program.display()), error))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            let _ = stdin.write_all(&options.map(|any| any.encode_to_vec()).unwrap_or_default()).await;
+        }
+        let output = tokio::time::timeout(config.shim_timeout, child.wait_with_output())
+            .await
+            .map_err(|_| Error::new(Fault::TimedOut, format!("{} -info", shim.program.display())))?
+            .map_err(|error| Error::os(format!("wait for {}", shim.program.display()), error))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::new(
+                Fault::Runtime,
+                format!("{} -info: {}: {said}", shim.program.display(), output.status),
+            ));
+        }
+        Ok(Any { type_url: "containerd.types.RuntimeInfo".into(), value: output.stdout })
+    }
+}
+
+/// What the manager reads of a spec; the rest is the shim's.
+#[derive(serde::Deserialize)]
+struct SpecParts {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    linux: LinuxParts,
+}
+
+#[derive(Default, serde::Deserialize)]
+struct LinuxParts {
+    #[serde(default, rename = "cgroupsPath")]
+    cgroups_path: String,
+}
+
+impl SpecParts {
+    /// The container whose shim this one shares, as runc's shim groups pods.
+    fn group(&self) -> Option<&str> {
+        ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"]
+            .iter()
+            .find_map(|key| self.annotations.get(*key))
+            .map(String::as_str)
+    }
+}
+
+impl Inner {
+    pub(crate) fn find(&self, namespace: &Namespace, id: &ContainerId) -> Result<Arc<Running>> {
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        tasks.get(&(namespace.clone(), id.clone())).cloned().ok_or_else(|| {
+            Error::new(Fault::NotFound, format!("task {id} not found")).on(Kind::Task, id).in_namespace(namespace)
+        })
+    }
+
+    fn all(&self, wanted: impl Fn(&Namespace) -> bool) -> Vec<Arc<dyn Task>> {
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        tasks
+            .iter()
+            .filter(|((namespace, _), _)| wanted(namespace))
+            .map(|(_, task)| task.clone() as Arc<dyn Task>)
+            .collect()
+    }
+
+    pub(crate) fn bundle(&self, namespace: &Namespace, id: &ContainerId) -> Bundle {
+        Bundle::new(&self.config.root, &self.config.state, namespace, id)
+    }
+
+    /// Keeps a task and watches its shim.
+    pub(crate) fn keep(self: &Arc<Self>, task: Running) -> Arc<Running> {
+        let task = Arc::new(task);
+        let key = (task.namespace.clone(), task.id.clone());
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(key, task.clone());
+        let (watched, manager) = (task.clone(), Arc::downgrade(self));
+        tokio::spawn(async move {
+            watched.shim.closed().await;
+            if watched.deleting.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            let Some(manager) = manager.upgrade() else { return };
+            tracing::warn!(namespace = %watched.namespace, container = %watched.id, "shim died");
+            let record = watched.record();
+            if let Err(error) = manager.bury(&watched.namespace, &watched.id, record, "the shim died").await {
+                tracing::error!(container = %watched.id, %error, "cleaning up behind a dead shim");
+            }
+        });
+        task
+    }
+
+    fn forget(&self, namespace: &Namespace, id: &ContainerId) -> Option<Arc<Running>> {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.clone(), id.clone()))
+    }
+
+    async fn create(self: Arc<Self>, scope: &Scope, request: CreateTask) -> Result<Arc<Running>> {
+        let program = runtime::resolve(&self.config, &request.runtime, request.options.as_ref())?;
+        let parts: SpecParts = serde_json::from_slice(&request.spec)
+            .map_err(|error| Error::invalid("spec", format_args!("is not a runtime spec: {error}")))?;
+        let bundle = self.bundle(&scope.namespace, &request.id);
+        let group = parts.group().or(Some(request.sandbox.as_str()).filter(|sandbox| !sandbox.is_empty()));
+        let shared = group.and_then(|group| self.find(&scope.namespace, &group.parse().ok()?).ok());
+        let socket = match &shared {
+            Some(task) => task.shim.socket.clone(),
+            None => own::socket(&self.config, &scope.namespace, &request.id),
+        };
+        let record = TaskRecord {
+            id: request.id.to_string(),
+            bundle: bundle.path.display().to_string(),
+            address: format!("unix://{}", socket.display()),
+            runtime: program.program.display().to_string(),
+            boot_id: self.boot_id.clone(),
+            api_version: 3,
+            group: group.unwrap_or_default().into(),
+            cgroup: parts.linux.cgroups_path.clone(),
+            created_at: Some(crated_core::time::now()),
+            own: program.own,
+            ..TaskRecord::default()
+        };
+        let key = TASKS.key(scope.namespace.as_str(), request.id.as_str());
+        let intent = vec![Op::Expect(key.clone(), Revision::ABSENT), TASKS.put(key, &record)];
+        self.store.commit(intent).await.map_err(|error| match error.fault() {
+            Fault::Conflict => Error::already_exists(Kind::Task, &request.id).in_namespace(&scope.namespace),
+            _ => error.at("record task"),
+        })?;
+        match self.make(scope, &request, &bundle, &program, record.clone(), shared).await {
+            Ok(task) => Ok(task),
+            Err(error) => {
+                if let Err(left) = self.undo(&scope.namespace, &request.id, &record).await {
+                    tracing::warn!(container = %request.id, error = %left, "undoing a failed create");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        scope: &Scope,
+        request: &CreateTask,
+        bundle: &Bundle,
+        program: &runtime::Shim,
+        mut record: TaskRecord,
+        shared: Option<Arc<Running>>,
+    ) -> Result<Arc<Running>> {
+        bundle.create(&request.spec, &program.program).map_err(|error| error.at("bundle"))?;
+        let shim = match shared {
+            Some(task) => task.shim.clone(),
+            None => self
+                .start_shim(scope, request, bundle, program, &mut record)
+                .await
+                .map_err(|error| error.at("start shim"))?,
+        };
+        let create = api::CreateTaskRequest {
+            id: request.id.to_string(),
+            bundle: bundle.path.display().to_string(),
+            rootfs: request.rootfs.iter().cloned().map(Into::into).collect(),
+            terminal: request.stdio.terminal,
+            stdin: request.stdio.stdin.clone(),
+            stdout: request.stdio.stdout.clone(),
+            stderr: request.stdio.stderr.clone(),
+            options: request.options.clone(),
+            ..api::CreateTaskRequest::default()
+        };
+        let answer: api::CreateTaskResponse =
+            shim.act("Create", &create).await.map_err(|error| error.at("create task"))?;
+        record.pid = answer.pid;
+        Ok(self.keep(Running::new(scope.namespace.clone(), request.id.clone(), shim, record, self)))
+    }
+
+    async fn start_shim(
+        &self,
+        scope: &Scope,
+        request: &CreateTask,
+        bundle: &Bundle,
+        program: &runtime::Shim,
+        record: &mut TaskRecord,
+    ) -> Result<Shim> {
+        let names = (&scope.namespace, &request.id);
+        if program.own {
+            let socket = crate::shim::socket_path(&record.address)?;
+            let started = own::start(&self.config, &self.images, &program.program, bundle, names, &socket)?;
+            record.shim_pid = started.pid;
+            reap(started);
+        } else {
+            let started =
+                foreign::start(&self.config, &program.program, bundle, names, request.options.as_ref()).await?;
+            record.address = started.address;
+            record.api_version = started.version;
+            // The shim chose its address: a restarted daemon must know it.
+            let key = TASKS.key(scope.namespace.as_str(), request.id.as_str());
+            self.store.commit(vec![TASKS.put(key, record)]).await?;
+            let bootstrap =
+                serde_json::json!({"version": record.api_version, "address": record.address, "protocol": "ttrpc"});
+            bundle.write("bootstrap.json", bootstrap.to_string().as_bytes())?;
+        }
+        Shim::connect(&self.config, &record.address, record.api_version).await
+    }
+
+    /// Takes a failed create back: nothing of it stays.
+    pub(crate) async fn undo(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) -> Result<()> {
+        self.kill_shim(namespace, id, record).await;
+        self.sweep(namespace, id, record).await;
+        let bundle = self.bundle(namespace, id);
+        bundle.remove()?;
+        self.remove_sockets(record);
+        self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await.map(drop)
+    }
+
+    /// Deletes a stopped task, its shim, bundle and record.
+    pub(crate) async fn delete(self: &Arc<Self>, namespace: &Namespace, id: &ContainerId) -> Result<Exit> {
+        let task = self.find(namespace, id)?;
+        let request = api::DeleteRequest { id: id.to_string(), exec_id: String::new() };
+        let exit = match task.shim.act("Delete", &request).await {
+            Ok(answer) => task::exit(answer),
+            Err(error) if error.fault() == Fault::Unreachable => {
+                return self.bury(namespace, id, task.record(), "the shim died").await;
+            }
+            Err(error) => {
+                task.deleting.store(false, Ordering::SeqCst);
+                return Err(error);
+            }
+        };
+        if let Err(error) = task.shim.shutdown(id).await {
+            tracing::warn!(container = %id, %error, "shim shutdown");
+        }
+        let alone = self.all(|_| true).iter().filter(|other| other.socket() == task.shim.socket).count() < 2;
+        if alone && tokio::time::timeout(Duration::from_secs(5), task.shim.closed()).await.is_err() {
+            tracing::warn!(container = %id, "the shim does not end: killing it");
+            self.kill_shim(namespace, id, &task.record()).await;
+        }
+        self.bundle(namespace, id).remove()?;
+        if alone {
+            self.remove_sockets(&task.record());
+        }
+        self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await?;
+        self.forget(namespace, id);
+        Ok(exit)
+    }
+
+    /// A task whose shim is gone: ends its processes, says how it ended (once), and removes every trace.
+    pub(crate) async fn bury(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        known: TaskRecord,
+        reason: &str,
+    ) -> Result<Exit> {
+        let verdict = self.sweep(namespace, id, &known).await;
+        let key = TASKS.key(namespace.as_str(), id.as_str());
+        let exit = loop {
+            let Some((revision, mut record)) = TASKS.get(&*self.store, &key).await? else {
+                break exits::of(&known).unwrap_or_else(|| task::exit(verdict.clone().unwrap_or_default()));
+            };
+            record.pid = record.pid.max(known.pid);
+            let mut batch = vec![Op::Expect(key.clone(), revision), Op::Delete(key.clone())];
+            let lived = record.last_event.is_some() || record.pid != 0;
+            if record.exit.is_none() {
+                let (status, at) = match &verdict {
+                    Some(verdict) if verdict.exited_at.is_some() => (verdict.exit_status, verdict.exited_at),
+                    _ => (LOST, Some(crated_core::time::now())),
+                };
+                record.exit = Some(ExitRecord { status, at, oom_killed: false, reason: reason.into() });
+                if lived {
+                    batch.push(exit_event(namespace, &record, reason));
+                }
+            }
+            if lived {
+                batch.push(delete_event(namespace, &record, reason));
+            }
+            match self.store.commit(batch).await {
+                Ok(_) => break exits::of(&record).ok_or_else(|| Error::internal("an exit that is none"))?,
+                Err(error) if error.fault() == Fault::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        };
+        if let Some(task) = self.forget(namespace, id) {
+            task.ended.send_replace(Some(exit.clone()));
+        }
+        self.bundle(namespace, id).remove()?;
+        self.remove_sockets(&known);
+        Ok(exit)
+    }
+
+    /// Runs the shim's `delete`, which ends whatever is left of a container.
+    async fn sweep(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) -> Option<api::DeleteResponse> {
+        let bundle = Bundle::at(&self.config.root, Path::new(&record.bundle));
+        if !bundle.path.join("config.json").exists() {
+            return None;
+        }
+        let child = foreign::command(&self.config, Path::new(&record.runtime), &bundle, namespace, id)
+            .arg("-bundle")
+            .arg(&bundle.path)
+            .arg("delete")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let output = match child {
+            Ok(child) => tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await,
+            Err(error) => {
+                tracing::warn!(container = %id, program = %record.runtime, %error, "shim delete");
+                return None;
+            }
+        };
+        match output {
+            Ok(Ok(output)) if output.status.success() => api::DeleteResponse::decode(output.stdout.as_slice()).ok(),
+            Ok(Ok(output)) => {
+                tracing::warn!(container = %id, said = %String::from_utf8_lossy(&output.stderr).trim(), "shim delete failed");
+                None
+            }
+            _ => {
+                tracing::warn!(container = %id, "shim delete does not end");
+                None
+            }
+        }
+    }
+
+    /// Kills a shim by its pid file, after making sure that it is the one.
+    pub(crate) async fn kill_shim(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) {
+        let file = Path::new(&record.bundle).join("shim.pid");
+        let noted = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+        let Some(pid) = noted.or(i32::try_from(record.shim_pid).ok().filter(|pid| *pid > 0)) else { return };
+        let Ok(pidfd) = crated_sys::pidfd::open(pid) else { return };
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        if !words.contains(&id.as_str().as_bytes()) || !words.contains(&namespace.as_str().as_bytes()) {
+            return; // the pid belongs to somebody else by now
+        }
+        if crated_sys::pidfd::send_signal(pidfd.as_fd(), 9).is_ok()
+            && let Ok(pidfd) = readiness(pidfd)
+        {
+            let _ = tokio::time::timeout(Duration::from_secs(5), pidfd.readable()).await;
+        }
+    }
+
+    fn remove_sockets(&self, record: &TaskRecord) {
+        let Ok(socket) = crate::shim::socket_path(&record.address) else { return };
+        if !socket.starts_with(bundle::sockets(&self.config.state)) {
+            return;
+        }
+        let attach = format!("{}{}", socket.display(), crated_types::attach::SOCKET_SUFFIX);
+        for path in [socket.as_path(), Path::new(&attach)] {
+            let _ = std::fs::remove_file(path); // usually the shim did it
+        }
+    }
+}
+
+/// A pidfd that the runtime watches: it is readable once the process has ended (pidfd_open(2)).
+#[expect(deprecated, reason = "deprecated for types whose descriptor may change; an OwnedFd keeps its own")]
+fn readiness(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd, Interest::READABLE)
+}
+
+/// Waits for a shim that is our child, so that it leaves no zombie.
+fn reap(started: own::Started) {
+    let pid = started.pid;
+    tokio::spawn(async move {
+        match readiness(started.pidfd) {
+            Ok(pidfd) => {
+                let _ = pidfd.readable().await;
+                match crated_sys::pidfd::try_wait(pidfd.get_ref().as_fd()) {
+                    Ok(status) => tracing::debug!(pid, ?status, "shim ended"),
+                    Err(error) => tracing::warn!(pid, %error, "waiting for a shim"),
+                }
+            }
+            Err(error) => tracing::warn!(pid, %error, "watching a shim"),
+        }
+    });
+}
+
+pub(crate) fn exit_event(namespace: &Namespace, record: &TaskRecord, cause: &str) -> Op {
+    let exit = record.exit.clone().unwrap_or_default();
+    let message = TaskExit {
+        container_id: record.id.clone(),
+        id: record.id.clone(),
+        pid: record.pid,
+        exit_status: exit.status,
+        exited_at: exit.at,
+    };
+    exits::instead(namespace.as_str(), exits::EXIT, "containerd.events.TaskExit", &message, cause)
+}
+
+fn delete_event(namespace: &Namespace, record: &TaskRecord, cause: &str) -> Op {
+    let exit = record.exit.clone().unwrap_or_default();
+    let message = TaskDelete {
+        container_id: record.id.clone(),
+        pid: record.pid,
+        exit_status: exit.status,
+        exited_at: exit.at,
+        id: String::new(),
+    };
+    exits::instead(namespace.as_str(), exits::DELETE, "containerd.events.TaskDelete", &message, cause)
+}
