@@ -1,0 +1,203 @@
+//! What readers see: durable changes that the index has not got yet, above the index.
+
+use bytes::Bytes;
+use crated_core::{Cursor, Revision, Stored};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::error::Result;
+use super::index::Index;
+use super::seal::{Changes, unseal};
+
+/// Bytes of events that are kept in memory for subscribers that are nearly up to date.
+const RECENT_BYTES: usize = 2 << 20;
+
+/// Changes on their way into the index: `current` grows, `frozen` is being applied.
+#[derive(Default)]
+pub(crate) struct View {
+    /// Newest changes.
+    pub current: Changes,
+    /// The revision of the newest.
+    pub revision: Revision,
+    /// Bytes of `current`.
+    pub bytes: usize,
+    /// The batch that the indexer applies now.
+    pub frozen: Arc<Changes>,
+}
+
+/// The log as readers of events see it.
+#[derive(Default)]
+pub(crate) struct Durable {
+    /// Newest durable revision.
+    pub revision: Revision,
+    /// First revision whose events are kept.
+    pub oldest: Revision,
+    /// Segments by first revision.
+    pub segments: Vec<(Revision, PathBuf)>,
+    recent: VecDeque<(Cursor, Bytes)>,
+    recent_bytes: usize,
+    recent_from: Cursor,
+}
+
+impl Durable {
+    /// A log that ends at `revision`.
+    pub(crate) fn new(revision: Revision, segments: Vec<(Revision, PathBuf)>) -> Self {
+        let oldest = segments.first().map_or(Revision(revision.0 + 1), |segment| segment.0);
+        let recent_from = Cursor { revision, index: u32::MAX };
+        Self { revision, oldest, segments, recent_from, ..Self::default() }
+    }
+
+    /// Adds an event that is durable.
+    pub(crate) fn push(&mut self, cursor: Cursor, event: Bytes) {
+        self.recent_bytes += event.len() + 64;
+        self.recent.push_back((cursor, event));
+        while self.recent_bytes > RECENT_BYTES {
+            let Some((cursor, event)) = self.recent.pop_front() else { break };
+            self.recent_bytes -= event.len() + 64;
+            self.recent_from = cursor;
+        }
+    }
+
+    /// Events behind a cursor, where memory has all of them.
+    pub(crate) fn recent(&self, after: Cursor, max: usize) -> Option<Vec<(Cursor, Bytes)>> {
+        if after < self.recent_from {
+            return None;
+        }
+        let start = self.recent.partition_point(|(cursor, _)| *cursor <= after);
+        Some(self.recent.iter().skip(start).take(max).cloned().collect())
+    }
+}
+
+/// What the threads of a store share.
+pub(crate) struct Shared {
+    /// See [`View`].
+    pub view: RwLock<View>,
+    index: RwLock<Arc<Index>>,
+    /// Why the index is to be replaced.
+    pub index_bad: Mutex<Option<String>>,
+    /// What is wrong with the store, if anything.
+    pub health: Mutex<Option<String>>,
+    /// See [`Durable`].
+    pub durable: Mutex<Durable>,
+}
+
+/// Locks; a poisoned lock means a panic elsewhere, the data are whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Readers' view of an opened store.
+    pub(crate) fn new(index: Index, durable: Durable) -> Self {
+        let health = (!index.is_sled()).then(|| "the index is in memory: sled cannot be used".to_owned());
+        Self {
+            view: RwLock::default(),
+            index: RwLock::new(Arc::new(index)),
+            index_bad: Mutex::default(),
+            health: Mutex::new(health),
+            durable: Mutex::new(durable),
+        }
+    }
+
+    /// The index that serves now.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another index in its place.
+    pub(crate) fn replace_index(&self, index: Index) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
+        *lock(&self.index_bad) = None;
+    }
+
+    /// Reads one record.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Stored>> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(change) = view.current.get(key).or_else(|| view.frozen.get(key)) {
+            return change.as_ref().map(|sealed| unseal(key, sealed)).transpose();
+        }
+        drop(view); // nothing newer was pending, so what the index says now is at least as new
+        self.index().get(key)?.map(|sealed| unseal(key, &sealed)).transpose()
+    }
+
+    /// Reads a page of records, as of one revision: while the view is held, `current` stands still and covers whatever half of
+    /// `frozen` the index has.
+    pub(crate) fn scan(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Stored)>> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let start = if after >= prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
+        let mut changes: BTreeMap<&[u8], Option<&Bytes>> = BTreeMap::new();
+        for part in [&*view.frozen, &view.current] {
+            let range = part.range::<[u8], _>((start, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+            changes.extend(range.map(|(key, change)| (&key[..], change.as_ref())));
+        }
+        let mut changes = changes.into_iter().peekable();
+        let mut page = Page { found: Vec::new(), limit, fault: None };
+        self.index().scan(prefix, after, |key, sealed| {
+            while let Some((key, change)) = changes.next_if(|(changed, _)| *changed < key) {
+                page.push(key, change);
+            }
+            match changes.next_if(|(changed, _)| *changed == key) {
+                Some((_, change)) => page.push(key, change),
+                None => page.push(key, Some(&sealed)),
+            }
+            if page.full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        for (key, change) in changes {
+            page.push(key, change);
+        }
+        page.fault.map_or(Ok(page.found), Err)
+    }
+
+    /// The indexer: moves durable changes into the index, behind the answers, in batches of about 10 ms.
+    pub(crate) fn run_indexer(&self, woken: &Receiver<()>) {
+        loop {
+            let open = woken.recv().is_ok();
+            if open {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let (changes, revision) = {
+                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                view.frozen = Arc::new(std::mem::take(&mut view.current));
+                view.bytes = 0;
+                (Arc::clone(&view.frozen), view.revision)
+            };
+            while let Err(error) = self.index().apply(&changes, revision) {
+                // the writer puts an index in memory in its place; until then `frozen` answers for these records
+                *lock(&self.index_bad) = Some(error.to_string());
+                if !open {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            self.view.write().unwrap_or_else(PoisonError::into_inner).frozen = Arc::default();
+            if !open {
+                return;
+            }
+        }
+    }
+}
+
+/// A page of a scan as it fills.
+struct Page {
+    found: Vec<(Vec<u8>, Stored)>,
+    limit: usize,
+    fault: Option<super::error::StoreError>,
+}
+
+impl Page {
+    fn full(&self) -> bool {
+        self.found.len() >= self.limit || self.fault.is_some()
+    }
+
+    fn push(&mut self, key: &[u8], sealed: Option<&Bytes>) {
+        let Some(sealed) = sealed.filter(|_| !self.full()) else { return };
+        match unseal(key, sealed) {
+            Ok(stored) => self.found.push((key.to_vec(), stored)),
+            Err(fault) => self.fault = Some(fault),
+        }
+    }
+}

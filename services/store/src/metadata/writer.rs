@@ -1,0 +1,469 @@
+//! The one thread that writes: it drains its queue, judges each commit's `Expect`s in order, writes all that pass as one frame,
+//! syncs once, shows them to readers and answers.
+//!
+//! What queued up while the last sync ran is the next group: no timer, so one writer alone never waits and 64 share a sync.
+
+use bytes::Bytes;
+use crated_core::{Cursor, Op, Revision};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Options;
+use super::active::{self, Active, Plan};
+use super::error::{Result, StoreError, is_full};
+use super::frame::{self, StoreId};
+use super::index::Index;
+use super::recover::replay;
+use super::seal::seal;
+use super::segment::{self, HEADER, sync_folder};
+use super::snapshot;
+use super::view::{Shared, lock};
+use crate::gc::touched::Touched;
+
+/// Bytes of changes that may wait for the index before the writer waits, too.
+const VIEW_MAX: usize = 16 << 20;
+/// Bytes and commits of a group.
+const GROUP_BYTES: usize = 1 << 20;
+const GROUP_COMMITS: usize = 1024;
+
+/// Where a commit's answer goes.
+pub(crate) type Answer = oneshot::Sender<Result<Revision>>;
+
+/// A commit in the queue.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Its operations.
+    pub ops: Vec<Op>,
+    /// For the collector: refused where one of these keys was referred to since the collection began.
+    pub untouched: Vec<Vec<u8>>,
+    /// Its answer.
+    pub answer: Answer,
+}
+
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Write.
+    Commit(Request),
+    /// A reader met damage in the index.
+    Rebuild(String, oneshot::Sender<Result<()>>),
+    /// A snapshot is finished.
+    Snapped(Result<Revision>),
+    /// The spare segment is there, or why not.
+    Spare(std::io::Result<()>),
+}
+
+/// The state of the writing thread.
+pub(crate) struct Writer {
+    /// The store's folder.
+    pub folder: PathBuf,
+    /// How it was opened.
+    pub options: Options,
+    /// What readers see.
+    pub shared: Arc<Shared>,
+    /// References made while a collection runs.
+    pub touched: Arc<Touched>,
+    /// Wakes those that follow events.
+    pub newest: watch::Sender<Revision>,
+    /// The store's number.
+    pub id: StoreId,
+    /// Segments: first revision, file, bytes.
+    pub segments: Vec<(Revision, PathBuf, u64)>,
+    /// The next revision.
+    pub next: Revision,
+    /// Checksum of the last frame.
+    pub crc: u32,
+    active: Option<Active>,
+    since_snapshot: u64,
+    snapper: Option<JoinHandle<()>>,
+    dead: Option<String>,
+    full: bool,
+    sender: Option<mpsc::WeakSender<Message>>,
+}
+
+/// A group after judgement.
+#[derive(Default)]
+struct Judged<'a> {
+    verdicts: Vec<Result<Revision>>,
+    passed: Vec<(Revision, &'a [Op])>,
+    payload: Vec<u8>,
+    index_bad: Option<String>,
+}
+
+impl Writer {
+    /// The writer of a store that ends before `next`.
+    pub(crate) fn new(folder: &Path, options: Options, shared: Shared, id: StoreId, next: Revision, crc: u32) -> Self {
+        Self {
+            folder: folder.into(),
+            options,
+            shared: Arc::new(shared),
+            touched: Arc::default(),
+            newest: watch::channel(Revision(next.0 - 1)).0,
+            id,
+            segments: Vec::new(),
+            next,
+            crc,
+            active: None,
+            since_snapshot: 0,
+            snapper: None,
+            dead: None,
+            full: false,
+            sender: None,
+        }
+    }
+
+    /// Serves until every sender is gone.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Message>, sender: mpsc::WeakSender<Message>, wake: &SyncSender<()>) {
+        self.sender = Some(sender);
+        self.since_snapshot = self.segments.iter().map(|segment| segment.2).sum();
+        self.order_spare();
+        while let Some(message) = queue.blocking_recv() {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            let mut next = Some(message);
+            loop {
+                match next.take() {
+                    Some(Message::Commit(request)) => {
+                        bytes += frame::size(&request.ops);
+                        group.push(request);
+                    }
+                    Some(other) => {
+                        self.group(std::mem::take(&mut group), wake);
+                        self.other(other);
+                        bytes = 0;
+                    }
+                    None => break,
+                }
+                if bytes < GROUP_BYTES && group.len() < GROUP_COMMITS {
+                    next = queue.try_recv().ok();
+                }
+            }
+            self.group(group, wake);
+        }
+        // a snapshot still being written holds sled open: the next opening would find it locked
+        if let Some(snapper) = self.snapper.take() {
+            let _ = snapper.join();
+        }
+    }
+
+    fn other(&mut self, message: Message) {
+        match message {
+            Message::Commit(_) => {}
+            Message::Rebuild(why, answer) => {
+                let _ = answer.send(self.rebuild(&why));
+            }
+            Message::Snapped(done) => self.snapped(done),
+            Message::Spare(Ok(())) => self.full = false,
+            Message::Spare(Err(source)) => {
+                self.full = is_full(&source);
+                tracing::warn!(error = %source, "no spare segment for the metadata log");
+            }
+        }
+    }
+
+    fn snapped(&mut self, done: Result<Revision>) {
+        if let Some(snapper) = self.snapper.take() {
+            let _ = snapper.join();
+        }
+        let pruned = done.and_then(|_| if self.dead.is_none() { self.prune() } else { Ok(()) });
+        if let Err(error) = pruned {
+            tracing::warn!(%error, "metadata snapshot failed");
+        }
+    }
+
+    /// Judges, writes and answers a group.
+    fn group(&mut self, group: Vec<Request>, wake: &SyncSender<()>) {
+        if group.is_empty() {
+            return;
+        }
+        if self.options.crash.dead() {
+            self.dead.get_or_insert_with(|| "crash point".into());
+        }
+        if let Some(why) = &self.dead {
+            for request in group {
+                let _ = request.answer.send(Err(StoreError::ReadOnly { why: why.clone() }));
+            }
+            return;
+        }
+        if self.full {
+            self.full = active::make_spare(&self.folder.join("log"), self.options.segment).is_err();
+        }
+        let judged = self.judge(&group);
+        let failed = match judged.passed.is_empty() {
+            true => None,
+            false => match self.write(&judged.payload, judged.passed.len() as u32) {
+                Ok(()) => {
+                    self.show(&judged.passed, wake);
+                    None
+                }
+                Err(error) => Some(error),
+            },
+        };
+        let Judged { verdicts, index_bad, .. } = judged;
+        if let Some(why) = index_bad.or_else(|| lock(&self.shared.index_bad).clone()) {
+            if let Err(error) = self.rebuild(&why) {
+                self.stop(format!("no index: {error}"));
+            }
+        }
+        for (request, verdict) in group.into_iter().zip(verdicts) {
+            let answer = match (&verdict, &failed) {
+                (Ok(_), Some(error)) => Err(error.clone()),
+                _ => verdict,
+            };
+            let _ = request.answer.send(answer);
+        }
+        self.wait_for_index();
+        if self.snapper.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.snapped(Ok(Revision(0))); // its message found the queue full
+        }
+        if self.since_snapshot > self.snapshot_every() && self.snapper.is_none() && self.dead.is_none() {
+            self.snapshot();
+        }
+    }
+
+    /// Judges each commit against the index and what this group has changed already; a refused one leaves no trace.
+    fn judge<'a>(&self, group: &'a [Request]) -> Judged<'a> {
+        let mut judged = Judged::default();
+        let mut changed: HashMap<&[u8], Revision> = HashMap::new();
+        for request in group {
+            let revision = Revision(self.next.0 + judged.passed.len() as u64);
+            match self.refusal(request, &changed, judged.payload.len()) {
+                Some(error) => {
+                    if let StoreError::Index(why) = &error {
+                        judged.index_bad = Some(why.clone());
+                    }
+                    judged.verdicts.push(Err(error));
+                    continue;
+                }
+                None => judged.verdicts.push(Ok(revision)),
+            }
+            for op in &request.ops {
+                match op {
+                    Op::Put(key, _) => changed.insert(key, revision),
+                    Op::Delete(key) => changed.insert(key, Revision::ABSENT),
+                    Op::Expect(..) | Op::Event(_) => None,
+                };
+            }
+            self.touched.note(&request.ops);
+            frame::encode(&request.ops, &mut judged.payload);
+            judged.passed.push((revision, &request.ops));
+        }
+        judged
+    }
+
+    /// Why a commit cannot be; `None` where it can.
+    fn refusal(&self, request: &Request, changed: &HashMap<&[u8], Revision>, queued: usize) -> Option<StoreError> {
+        for op in &request.ops {
+            let Op::Expect(key, expected) = op else { continue };
+            let found = match changed.get(&key[..]) {
+                Some(revision) => *revision,
+                None => match self.shared.get(key) {
+                    Ok(stored) => stored.map_or(Revision::ABSENT, |stored| stored.revision),
+                    Err(error) => return Some(error),
+                },
+            };
+            if found != *expected {
+                return Some(StoreError::Conflict { key: key.clone(), expected: *expected, found });
+            }
+        }
+        if let Some(key) = self.touched.any(&request.untouched) {
+            return Some(StoreError::Referred { key });
+        }
+        let size = frame::size(&request.ops);
+        if size > frame::PAYLOAD_MAX / 2 {
+            return Some(StoreError::TooLarge(size));
+        }
+        // The rest of the segment is the reserve of a full disk: what only deletes may still have it.
+        if self.full && !shrinks(&request.ops) {
+            let room = self.active.as_ref().map_or(0, Active::room);
+            if room < (queued + size) as u64 + self.options.segment / 4 {
+                return Some(StoreError::Full("no room for the next segment of the log".into()));
+            }
+        }
+        None
+    }
+
+    /// Shows durable commits to readers.
+    fn show(&mut self, passed: &[(Revision, &[Op])], wake: &SyncSender<()>) {
+        let mut events: Vec<(Cursor, Bytes)> = Vec::new();
+        {
+            let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+            for (revision, ops) in passed {
+                let mut index = 0;
+                for op in *ops {
+                    match op {
+                        Op::Put(key, value) => {
+                            view.bytes += key.len() + value.len();
+                            view.current.insert(key.clone(), Some(seal(key, *revision, value)));
+                        }
+                        Op::Delete(key) => {
+                            view.bytes += key.len();
+                            view.current.insert(key.clone(), None);
+                        }
+                        Op::Event(value) => {
+                            events.push((Cursor { revision: *revision, index }, value.clone()));
+                            index += 1;
+                        }
+                        Op::Expect(..) => {}
+                    }
+                }
+                view.revision = *revision;
+            }
+        }
+        let _ = wake.try_send(());
+        self.next.0 += passed.len() as u64;
+        let newest = Revision(self.next.0 - 1);
+        let any = !events.is_empty();
+        {
+            let mut durable = lock(&self.shared.durable);
+            durable.revision = newest;
+            for (cursor, event) in events {
+                durable.push(cursor, event);
+            }
+        }
+        if any {
+            self.newest.send_replace(newest);
+        }
+    }
+
+    /// The index lags far behind: let it catch up, so that memory is bounded.
+    fn wait_for_index(&self) {
+        let patience = Instant::now() + Duration::from_secs(5);
+        let behind = || self.shared.view.read().unwrap_or_else(PoisonError::into_inner).bytes > VIEW_MAX;
+        while behind() && lock(&self.shared.index_bad).is_none() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn snapshot_every(&self) -> u64 {
+        if self.options.snapshot_every > 0 { self.options.snapshot_every } else { 4 * self.options.segment }
+    }
+
+    /// Writes one frame and waits for the disk.
+    fn write(&mut self, payload: &[u8], count: u32) -> Result<()> {
+        if self.active.as_ref().is_none_or(|active| active.room() < payload.len() as u64) {
+            self.rotate(payload.len())?;
+        }
+        let active = self.active.as_mut().expect("made just now");
+        let before = active.used();
+        match active.append(self.next, count, payload, &self.options.crash) {
+            Ok(()) => {
+                self.crc = active.crc();
+                self.since_snapshot += active.used() - before;
+                Ok(())
+            }
+            // After a failed sync nobody knows what the disk holds (the kernel forgets the pages): stop, and let a restart read it.
+            Err(source) => {
+                let why = format!("the log could not be written: {source}");
+                self.stop(why.clone());
+                Err(StoreError::ReadOnly { why })
+            }
+        }
+    }
+
+    fn stop(&mut self, why: String) {
+        tracing::error!(why, "metadata can only be read until a restart");
+        *lock(&self.shared.health) = Some(why.clone());
+        self.dead = Some(why);
+    }
+
+    fn rotate(&mut self, payload: usize) -> Result<()> {
+        let size = self.options.segment.max((HEADER + frame::HEAD + payload) as u64);
+        let plan = Plan { id: self.id, first: self.next, previous: self.crc, size };
+        let active = Active::create(&self.folder.join("log"), plan, &self.options.crash).map_err(|error| {
+            if self.options.crash.dead() {
+                self.dead = Some("crash point".into());
+                return StoreError::ReadOnly { why: "crash point".into() };
+            }
+            self.full |= matches!(error, StoreError::Full(_));
+            error
+        })?;
+        self.segments.push((self.next, active.path.clone(), size));
+        lock(&self.shared.durable).segments.push((self.next, active.path.clone()));
+        self.active = Some(active);
+        self.order_spare();
+        Ok(())
+    }
+
+    /// Has the next segment zero-filled beside the commits.
+    fn order_spare(&self) {
+        let (folder, size, sender) = (self.folder.join("log"), self.options.segment, self.sender.clone());
+        std::thread::spawn(move || {
+            let done = active::make_spare(&folder, size);
+            if let Some(sender) = sender.and_then(|sender| sender.upgrade()) {
+                let _ = sender.try_send(Message::Spare(done));
+            }
+        });
+    }
+
+    /// The index was lost while running: from snapshot and log into memory, at once; sled again at the next start.
+    fn rebuild(&mut self, why: &str) -> Result<()> {
+        tracing::warn!(why, "the metadata index is rebuilt in memory");
+        let base = snapshot::newest(&self.folder.join("snap"))?.unwrap_or_default();
+        let index = Index::memory();
+        index.load(&base.records, base.revision)?;
+        replay(&index, self.segments.iter().map(|segment| segment.1.as_path()))?;
+        let applied = index.tally().applied;
+        if applied.0 + 1 != self.next.0 {
+            return Err(StoreError::Index(format!("rebuilt to {} of {}", applied.0, self.next.0 - 1)));
+        }
+        *lock(&self.shared.health) = Some(format!("the index is in memory: {why}"));
+        let _ = std::fs::write(self.folder.join("index.opening"), b""); // the next start does not trust the folder
+        self.shared.replace_index(index);
+        Ok(())
+    }
+
+    /// Fuzzy snapshot beside the commits, named by what the index held before it began: replaying from there makes it exact.
+    fn snapshot(&mut self) {
+        self.since_snapshot = 0;
+        let index = self.shared.index();
+        let (folder, id, hook) = (self.folder.join("snap"), self.id, self.options.crash.clone());
+        let (revision, sender) = (index.tally().applied, self.sender.clone());
+        self.snapper = Some(std::thread::spawn(move || {
+            let done = snapshot::write(&folder, id, revision, &index, &hook).map(|()| revision);
+            drop(index);
+            if let Some(sender) = sender.and_then(|sender| sender.upgrade()) {
+                let _ = sender.try_send(Message::Snapped(done)); // never waits: the writer may be waiting for us
+            }
+        }));
+    }
+
+    /// Keeps two snapshots, the log from the older one on, and old segments for event cursors.
+    fn prune(&mut self) -> Result<()> {
+        let mut snapshots = segment::list(&self.folder.join("snap"), "snap")?;
+        while snapshots.len() > 2 {
+            let _ = std::fs::remove_file(snapshots.remove(0).1);
+        }
+        let [older, _] = snapshots.as_slice() else { return Ok(()) };
+        let floor = older.0.0 + 1;
+        let mut kept: u64 = self.segments.iter().map(|segment| segment.2).sum();
+        while self.segments.len() > 1
+            && self.segments[1].0.0 <= floor
+            && kept > self.options.keep_events + self.segments[0].2
+        {
+            if self.options.crash.hit() {
+                return Ok(());
+            }
+            let (_, path, size) = self.segments.remove(0);
+            {
+                let mut durable = lock(&self.shared.durable);
+                durable.segments.remove(0);
+                durable.oldest = self.segments[0].0;
+            }
+            std::fs::remove_file(&path).map_err(|source| StoreError::io("remove", &path, &source))?;
+            kept -= size;
+        }
+        let log = self.folder.join("log");
+        sync_folder(&log).map_err(|source| StoreError::io("sync", &log, &source))
+    }
+}
+
+/// Whether a commit only takes away.
+fn shrinks(ops: &[Op]) -> bool {
+    ops.iter().any(|op| matches!(op, Op::Delete(_))) && !ops.iter().any(|op| matches!(op, Op::Put(..)))
+}
