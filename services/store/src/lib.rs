@@ -19,6 +19,7 @@
 pub(crate) mod blocking;
 pub(crate) mod change;
 pub mod containers;
+pub mod content;
 pub mod events;
 pub(crate) mod fields;
 pub mod gc;
@@ -28,6 +29,7 @@ pub mod metadata;
 pub mod namespaces;
 
 pub use containers::Containers;
+pub use content::Content;
 pub use events::Events;
 pub use gc::Requests;
 pub use images::Images;

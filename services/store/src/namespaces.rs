@@ -50,7 +50,8 @@ fn key(name: &Namespace) -> Vec<u8> {
 }
 
 /// Namespaces that have a key below `table/`, found by leaping from one to the next.
-async fn used(store: &dyn MetadataStore, prefix: &[u8], found: &mut BTreeSet<String>) -> Result<()> {
+pub(crate) async fn with_keys(store: &dyn MetadataStore, prefix: &[u8]) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
     let mut after = Vec::new();
     while let Some((key, _)) = store.scan(prefix, &after, 1).await?.pop() {
         let rest = &key[prefix.len()..];
@@ -59,7 +60,7 @@ async fn used(store: &dyn MetadataStore, prefix: &[u8], found: &mut BTreeSet<Str
         after = key[..prefix.len() + end].to_vec();
         after.extend(b"/\xff"); // behind every key of this namespace: keys are UTF-8
     }
-    Ok(())
+    Ok(found)
 }
 
 #[async_trait]
@@ -71,11 +72,11 @@ impl NamespaceStore for Namespaces {
 
     async fn list(&self) -> Result<Vec<(Namespace, Labels)>> {
         let mut all = BTreeMap::new();
-        let mut names = BTreeSet::new();
-        for prefix in [CONTAINERS.prefix(""), IMAGES.prefix(""), BLOBS.prefix(""), INGESTS.prefix(""), SNAPSHOTS.prefix(""), LEASES.prefix("")] {
-            used(&*self.metadata, &prefix, &mut names).await?;
+        let prefixes = [CONTAINERS.prefix(""), IMAGES.prefix(""), BLOBS.prefix(""), INGESTS.prefix(""), SNAPSHOTS.prefix(""), LEASES.prefix("")];
+        for prefix in prefixes {
+            let names = with_keys(&*self.metadata, &prefix).await?;
+            all.extend(names.into_iter().map(|name| (name, Labels::new())));
         }
-        all.extend(names.into_iter().map(|name| (name, Labels::new())));
         for (key, _, record) in NAMESPACES.list(&*self.metadata, &NAMESPACES.prefix("")).await? {
             if let Some((_, name)) = NAMESPACES.parts(&key) {
                 all.insert(name.to_owned(), record.labels);

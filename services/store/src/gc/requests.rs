@@ -1,9 +1,9 @@
 //! How the stores ask for a collection, and how a caller waits for one.
 
 use crated_types::{Error, Fault, Result};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{mpsc, oneshot, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, oneshot};
 
 /// Mutations after which a collection is due.
 const MUTATIONS: u64 = 100;
@@ -34,7 +34,7 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// Requests that a [`Collector`](crate::Collector) is going to serve; until then they wait.
+    /// Requests for the [`Collector`](crate::Collector) that is made with them.
     #[must_use]
     pub fn new() -> Self {
         let (waiters, queue) = mpsc::channel(WAITING);
@@ -63,9 +63,12 @@ impl Requests {
     /// Waits for a whole collection that begins after this call.
     ///
     /// # Errors
-    /// The collection's; [`Fault::NotReady`] where the collector has ended.
+    /// The collection's; [`Fault::NotReady`] where there is no collector, or none any more.
     pub async fn run_now(&self) -> Result<()> {
         let stopped = || Error::new(Fault::NotReady, "the collector is not running");
+        if self.queue().is_some() {
+            return Err(stopped());
+        }
         let (answer, result) = oneshot::channel();
         self.shared.waiters.send(answer).await.map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?
@@ -77,7 +80,11 @@ impl Requests {
     }
 
     /// The queue of waiters, for the one collector.
-    pub(crate) async fn take_queue(&self) -> Option<mpsc::Receiver<Waiter>> {
-        self.shared.queue.lock().await.take()
+    pub(crate) fn take_queue(&self) -> Option<mpsc::Receiver<Waiter>> {
+        self.queue().take()
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Receiver<Waiter>>> {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,152 @@
+//! Files of the content store. All of it blocks.
+//!
+//! ```text
+//! <root>/blobs/<algorithm>/<hex>                                0444, never changed
+//! <root>/ingest/<sha256 of namespace/ref>/data                  the bytes so far
+//!                                        /ref,startedat,updatedat,total   for people and tools
+//! ```
+
+use crated_types::digest::Algorithm;
+use crated_types::{Digest, Error, IngestRef, Kind, Namespace, Result};
+use sha2::{Digest as _, Sha256};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Folders of a content store.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    root: PathBuf,
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+impl Disk {
+    /// Makes the folders.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let disk = Self { root: root.into() };
+        for folder in [disk.blobs(Algorithm::Sha256), disk.blobs(Algorithm::Sha512), disk.ingests()] {
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| sync(&folder))
+                .map_err(|source| Error::os(format!("create {}", folder.display()), source))?;
+        }
+        sync(root).map_err(|source| Error::os(format!("sync {}", root.display()), source))?;
+        Ok(disk)
+    }
+
+    fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.name())
+    }
+
+    fn ingests(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    /// The file of a blob.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs(digest.algorithm()).join(digest.hex())
+    }
+
+    /// The file of an ingest's bytes.
+    pub(crate) fn data(&self, folder: &str) -> PathBuf {
+        self.ingests().join(folder).join("data")
+    }
+
+    /// Bytes of a blob; `None` where it is not here.
+    pub(crate) fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        std::fs::metadata(self.blob(digest)).ok().filter(std::fs::Metadata::is_file).map(|found| found.len())
+    }
+
+    /// Makes the folder of an ingest, or opens what is there.
+    pub(crate) fn open_ingest(&self, folder: &str, reference: &IngestRef, total: u64) -> Result<File> {
+        let path = self.ingests().join(folder);
+        let data = path.join("data");
+        let open = || -> io::Result<File> {
+            std::fs::create_dir_all(&path)?;
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&data)?;
+            let now = jiff::Timestamp::now().to_string();
+            std::fs::write(path.join("ref"), reference.as_str())?;
+            if !path.join("startedat").exists() {
+                std::fs::write(path.join("startedat"), &now)?;
+            }
+            std::fs::write(path.join("updatedat"), &now)?;
+            std::fs::write(path.join("total"), total.to_string())?;
+            Ok(file)
+        };
+        open().map_err(|source| Error::os(format!("open {}", data.display()), source).on(Kind::Ingest, reference))
+    }
+
+    /// Makes an ingest's bytes a blob: synced, read-only, renamed, the folder synced. One that is there already stays.
+    pub(crate) fn publish(&self, folder: &str, file: &File, digest: &Digest, size: u64) -> Result<()> {
+        let (data, blob) = (self.data(folder), self.blob(digest));
+        if self.blob_size(digest) == Some(size) {
+            return Ok(());
+        }
+        let publish = || -> io::Result<()> {
+            file.set_permissions(Permissions::from_mode(0o444))?;
+            file.sync_all()?;
+            std::fs::rename(&data, &blob)?;
+            sync(&self.blobs(digest.algorithm()))
+        };
+        publish().map_err(|source| Error::os(format!("rename {} to {}", data.display(), blob.display()), source))
+    }
+
+    /// Removes an ingest's folder; one that is not there is no error.
+    pub(crate) fn remove_ingest(&self, folder: &str) -> Result<()> {
+        let path = self.ingests().join(folder);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(Error::os(format!("remove {}", path.display()), source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a blob's file; one that is not there is no error.
+    pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        let path = self.blob(digest);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(Error::os(format!("remove {}", path.display()), source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every blob that has a file.
+    pub(crate) fn list_blobs(&self) -> Result<Vec<Digest>> {
+        let mut found = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let names = names(&self.blobs(algorithm))?;
+            found.extend(names.iter().filter_map(|hex| format!("{}:{hex}", algorithm.name()).parse::<Digest>().ok()));
+        }
+        Ok(found)
+    }
+
+    /// Every folder of an ingest.
+    pub(crate) fn list_ingests(&self) -> Result<Vec<String>> {
+        names(&self.ingests())
+    }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries =
+        std::fs::read_dir(folder).map_err(|source| Error::os(format!("list {}", folder.display()), source))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// The folder of an ingest.
+pub(crate) fn folder(namespace: &Namespace, reference: &IngestRef) -> String {
+    let digest = Sha256::digest(format!("{namespace}/{reference}"));
+    Digest::sha256(digest.into()).hex().to_owned()
+}
+
+/// The same file once more, positioned at its start, even where its name is gone.
+pub(crate) fn reopen(file: &File) -> Result<File> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    File::open(&path).map_err(|source| Error::os(format!("open {path}"), source))
+}
