@@ -396,6 +396,28 @@ impl Error {
         self
     }
 
+    /// The same error for another waiter; its causes are kept as text.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let inner = &*self.0;
+        let mut causes = Vec::new();
+        let mut cause: Option<&dyn StdError> = inner.source.as_deref().map(|source| source as &dyn StdError);
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        Self(Box::new(Inner {
+            fault: inner.fault,
+            code: inner.code,
+            object: inner.object.clone(),
+            namespace: inner.namespace.clone(),
+            step: inner.step.clone(),
+            what: inner.what.clone(),
+            remedy: inner.remedy.clone(),
+            source: (!causes.is_empty()).then(|| causes.join(": ").into()),
+        }))
+    }
+
     /// The stable part.
     #[must_use]
     pub fn fault(&self) -> Fault {

@@ -3,6 +3,7 @@
 //! [`registry`] speaks to registries, [`manifest`] reads their documents. What stores anything does so through the ports of
 //! `crated_core`.
 
+pub mod layer;
 pub mod manifest;
 pub mod registry;
 
