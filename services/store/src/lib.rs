@@ -24,9 +24,11 @@ pub mod events;
 pub(crate) mod fields;
 pub mod gc;
 pub mod images;
+pub(crate) mod keyed;
 pub mod leases;
 pub mod metadata;
 pub mod namespaces;
+pub mod snapshots;
 
 pub use containers::Containers;
 pub use content::Content;
@@ -36,3 +38,4 @@ pub use images::Images;
 pub use leases::Leases;
 pub use metadata::{Hook, Metadata, Options, Report};
 pub use namespaces::Namespaces;
+pub use snapshots::Snapshots;
