@@ -1,0 +1,7 @@
+//! Containers on the real kernel: as root, a static busybox as the image. One binary, so that the build stays short.
+
+mod kernel {
+    pub(crate) mod bench;
+    pub(crate) mod harness;
+    pub(crate) mod lifecycle;
+}
