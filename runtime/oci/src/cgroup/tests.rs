@@ -170,7 +170,7 @@ fn lack_of_memory_is_seen() {
         Err(error) => panic!("{error:?}"),
     };
     assert_eq!(watch.kills().unwrap(), 0);
-    scratch.spawn("read x; exec tail -c 100000000 /dev/zero");
+    scratch.spawn("read x; y=$(head -c 100000000 /dev/zero | tr '\\0' a); : $y");
     drop(scratch.children[0].stdin.take());
     scratch.children[0].wait().unwrap();
     assert!(crated_sys::poll::readable(watch.as_fd(), Some(PATIENCE)).unwrap());
