@@ -33,7 +33,7 @@ pub mod snapshots;
 pub use containers::Containers;
 pub use content::Content;
 pub use events::Events;
-pub use gc::Requests;
+pub use gc::{Collected, Collector, Requests};
 pub use images::Images;
 pub use leases::Leases;
 pub use metadata::{Hook, Metadata, Options, Report};
