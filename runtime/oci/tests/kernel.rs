@@ -3,5 +3,9 @@
 mod kernel {
     pub(crate) mod bench;
     pub(crate) mod harness;
+    pub(crate) mod hostile;
     pub(crate) mod lifecycle;
+    pub(crate) mod mounts;
+    pub(crate) mod process;
+    pub(crate) mod users;
 }

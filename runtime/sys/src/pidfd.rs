@@ -79,6 +79,27 @@ pub fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
     crate::poll::readable(pidfd, Some(std::time::Duration::ZERO)).unwrap_or(true)
 }
 
+/// The number of a child of ours, any, that has ended and is not reaped yet.
+pub fn peek_any() -> Result<Option<i32>> {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
+        Ok(status) => Ok(status.pid().map(nix::unistd::Pid::as_raw)),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(SysError::new("waitid", "any child", errno)),
+    }
+}
+
+/// Reaps a child that has ended, by its number: until then nobody else can have it.
+pub fn reap(pid: i32) -> Result<ExitStatus> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    match waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+        Ok(WaitStatus::Exited(_, code)) => Ok(ExitStatus::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, core)) => Ok(ExitStatus::Signal { signal: signal as i32, core }),
+        Ok(_) => Err(SysError::new("waitid", pid, Errno::EAGAIN)),
+        Err(errno) => Err(SysError::new("waitid", pid, errno)),
+    }
+}
+
 fn waitid(pidfd: BorrowedFd<'_>, options: i32) -> Result<Option<ExitStatus>> {
     // SAFETY: siginfo_t is plain data; all zero is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

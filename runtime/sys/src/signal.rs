@@ -37,8 +37,12 @@ pub fn reset_all() -> Result<()> {
         if signal == libc::SIGKILL || signal == libc::SIGSTOP {
             continue;
         }
-        // SAFETY: SIG_DFL is a valid disposition; numbers that libc keeps for itself are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Not libc's signal(): that keeps 32 and 33 for itself, yet a program may be started with them ignored.
+        let default = [0u64; 4];
+        // SAFETY: all zeros is the kernel's struct sigaction for SIG_DFL (at most 32 bytes with its 8-byte mask).
+        let _ = unsafe {
+            crate::raw::call(libc::SYS_rt_sigaction, [signal as usize, default.as_ptr() as usize, 0, 8, 0, 0])
+        };
     }
     let mut none = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set, which sigprocmask reads.

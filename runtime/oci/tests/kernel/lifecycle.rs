@@ -42,7 +42,11 @@ fn exec_is_inside_and_init_can_be_killed() {
     container.start().unwrap();
     let (status, text) = exec(
         &container,
-        &process(&["sh", "-c", "hostname; cat /proc/1/comm; readlink /proc/self/ns/mnt; readlink /proc/1/ns/mnt; exit 3"]),
+        &process(&[
+            "sh",
+            "-c",
+            "hostname; cat /proc/1/comm; readlink /proc/self/ns/mnt; readlink /proc/1/ns/mnt; exit 3",
+        ]),
     )
     .unwrap();
     let lines: Vec<_> = text.lines().collect();
