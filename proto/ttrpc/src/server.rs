@@ -98,6 +98,7 @@ pub struct Server {
     services: Arc<BTreeMap<String, Arc<dyn Service>>>,
     concurrency: usize,
     only_uid: Option<u32>,
+    details: bool,
 }
 
 impl std::fmt::Debug for Server {
@@ -116,7 +117,7 @@ impl Server {
     /// A server without services.
     #[must_use]
     pub fn new() -> Self {
-        Self { services: Arc::default(), concurrency: CONCURRENCY, only_uid: None }
+        Self { services: Arc::default(), concurrency: CONCURRENCY, only_uid: None, details: false }
     }
 
     /// Adds a service under its full name, e.g. `containerd.task.v3.Task`.
@@ -132,6 +133,13 @@ impl Server {
     #[must_use]
     pub fn concurrency(mut self, calls: usize) -> Self {
         self.concurrency = calls;
+        self
+    }
+
+    /// Sends fault, step, object and remedy beside the text of an error. containerd's clients would show them as noise.
+    #[must_use]
+    pub fn details(mut self, on: bool) -> Self {
+        self.details = on;
         self
     }
 
@@ -274,12 +282,12 @@ impl Connection<'_> {
         let timeout = u64::try_from(request.timeout_nano).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
         let metadata = request.metadata.into_iter().map(|pair| (pair.key, pair.value)).collect();
         let context = Context { metadata, timeout, peer: self.peer };
-        let frames = self.frames.clone();
+        let (frames, details) = (self.frames.clone(), self.server.details);
         let (method, payload) = (request.method, Bytes::from(request.payload));
         if flags & (REMOTE_OPEN | REMOTE_CLOSED) == 0 {
             self.calls.spawn(async move {
                 let result = deadline(timeout, service.call(context, &method, payload)).await;
-                let _ = frames.send(answer(stream, result)).await;
+                let _ = frames.send(answer(stream, result, details)).await;
                 stream
             });
             return;
@@ -293,8 +301,8 @@ impl Connection<'_> {
             let end = ServerStream { stream, frames: frames.clone(), incoming };
             let last = match deadline(timeout, service.stream(context, &method, payload, end)).await {
                 Ok(None) => frame::encode(stream, Kind::Data, REMOTE_CLOSED | NO_DATA, &[]),
-                Ok(Some(payload)) => answer(stream, Ok(payload)),
-                Err(error) => answer(stream, Err(error)),
+                Ok(Some(payload)) => answer(stream, Ok(payload), details),
+                Err(error) => answer(stream, Err(error), details),
             };
             let _ = frames.send(last).await;
             stream
@@ -329,10 +337,16 @@ async fn deadline<T>(timeout: Option<Duration>, work: impl Future<Output = Resul
     }
 }
 
-fn answer(stream: u32, result: Result<Bytes>) -> Bytes {
+fn answer(stream: u32, result: Result<Bytes>, details: bool) -> Bytes {
     let message = match result {
         Ok(payload) => Response { status: None, payload: payload.into() },
-        Err(error) => Response { status: Some(status::to_status(&error)), payload: Vec::new() },
+        Err(error) => {
+            let mut status = status::to_status(&error);
+            if !details {
+                status.details.clear();
+            }
+            Response { status: Some(status), payload: Vec::new() }
+        }
     };
     response(stream, message)
 }

@@ -1,36 +1,25 @@
 //! [`Error`] and `google.rpc.Status`, there and back.
 
 use crated_api::google::rpc::Status;
+use crated_api::status::{from_rpc_status, to_rpc_status};
 use crated_types::{Code, Error};
 
-/// Longest text that goes into a status, in bytes.
-const TEXT_MAX: usize = 16 << 10;
-
-/// The status of an error, for the wire.
+/// The status of an error, with its details, for the wire.
 #[must_use]
 pub fn to_status(error: &Error) -> Status {
-    status(error.code(), error.to_string())
+    to_rpc_status(error)
 }
 
 /// A status of code and text.
 #[must_use]
 pub fn status(code: Code, text: impl Into<String>) -> Status {
-    let mut message = text.into();
-    if message.len() > TEXT_MAX {
-        let mut end = TEXT_MAX;
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
-    }
-    Status { code: code as i32, message, details: Vec::new() }
+    Status { code: code as i32, message: text.into(), details: Vec::new() }
 }
 
 /// The error of a status of a peer; `None` for none and for code 0, which is success.
 #[must_use]
 pub fn from_status(status: Option<Status>) -> Option<Error> {
-    let status = status.filter(|status| status.code != 0)?;
-    Some(Error::peer(Code::from_i32(status.code), status.message))
+    from_rpc_status(&status?)
 }
 
 #[cfg(test)]
@@ -47,6 +36,5 @@ mod tests {
         assert!(from_status(Some(Status::default())).is_none());
         let plain = Error::peer(Code::Unknown, "cannot pause task in created state");
         assert_eq!(to_status(&plain).message, "cannot pause task in created state");
-        assert_eq!(to_status(&Error::peer(Code::Unknown, "é".repeat(TEXT_MAX))).message.len(), TEXT_MAX);
     }
 }
