@@ -174,10 +174,10 @@ mod tests {
         }
 
         #[test]
-        fn a_changed_bit_is_seen(payload in proptest::collection::vec(any::<u8>(), 1..100), place in any::<proptest::sample::Index>(), bit in 0..8) {
+        fn a_changed_bit_is_seen(payload in proptest::collection::vec(any::<u8>(), 1..100), place in any::<proptest::sample::Index>(), bit in 0..8_u32) {
             let (mut bytes, _) = frame(StoreId(1), 0, Revision(1), 1, &payload);
             let at = place.index(bytes.len());
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1_u8 << bit;
             prop_assert!(head_at(StoreId(1), &bytes, 0).is_none());
         }
 
