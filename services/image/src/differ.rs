@@ -29,7 +29,12 @@ impl LayerDiffer {
         Self { content }
     }
 
-    async fn write(&self, mut ingest: Box<dyn Ingest>, request: Compare, kind: Compression) -> Result<(Written, Box<dyn Ingest>)> {
+    async fn write(
+        &self,
+        mut ingest: Box<dyn Ingest>,
+        request: Compare,
+        kind: Compression,
+    ) -> Result<(Written, Box<dyn Ingest>)> {
         let (sender, mut receiver) = mpsc::channel(DEPTH);
         let options = DiffOptions { compression: kind, source_date_epoch: request.source_date_epoch };
         let compare = crate::blocking(move || {

@@ -102,7 +102,8 @@ impl Fetcher {
         let mut again = true;
         loop {
             let Some(ingest) = self.open(&reference, descriptor).await? else {
-                labels::add_source(&*self.content, &self.scope, &descriptor.digest, self.repository.reference()).await?;
+                labels::add_source(&*self.content, &self.scope, &descriptor.digest, self.repository.reference())
+                    .await?;
                 self.progress.bytes(&id, "exists", descriptor.size, descriptor.size);
                 break;
             };

@@ -127,8 +127,7 @@ pub async fn image_config(
 ) -> Result<Resolved> {
     let (descriptor, manifest) = find(content, scope, target, platform, what).await?;
     let config_bytes = content.read_all(scope, &manifest.config.digest, DOCUMENT_MAX).await?;
-    let config =
-        ImageConfig::parse(&config_bytes).map_err(|error| error.on(Kind::Content, &manifest.config.digest))?;
+    let config = ImageConfig::parse(&config_bytes).map_err(|error| error.on(Kind::Content, &manifest.config.digest))?;
     check_layers(&manifest, &config).map_err(|error| error.on(Kind::Content, &descriptor.digest))?;
     Ok(Resolved { descriptor, manifest, config, config_bytes })
 }

@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn children_are_named_as_clients_name_them() {
         let digest = |letter: &str| format!("sha256:{}", letter.repeat(64));
-        let entry = |kind: &str, letter: &str| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":1}}"#, digest(letter));
+        let entry =
+            |kind: &str, letter: &str| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":1}}"#, digest(letter));
         let text = format!(
             r#"{{"config":{},"layers":[{},{}]}}"#,
             entry(media::OCI_CONFIG, "a"),
@@ -106,7 +107,8 @@ mod tests {
             assert_eq!(labels[&format!("containerd.io/gc.ref.content.{key}")], digest(letter));
         }
         assert_eq!(labels.len(), 3);
-        let text = format!(r#"{{"manifests":[{},{}]}}"#, entry(media::OCI_MANIFEST, "a"), entry(media::OCI_MANIFEST, "b"));
+        let text =
+            format!(r#"{{"manifests":[{},{}]}}"#, entry(media::OCI_MANIFEST, "a"), entry(media::OCI_MANIFEST, "b"));
         let labels = children(&manifest::parse(media::OCI_INDEX, text.as_bytes()).unwrap());
         assert_eq!(labels["containerd.io/gc.ref.content.m.1"], digest("b"));
     }

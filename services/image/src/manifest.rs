@@ -60,7 +60,8 @@ impl OciPlatform {
     /// The platform in its normal form; `None` where it is `unknown/unknown` (an attestation) or empty.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
-        if self.os.is_empty() || self.architecture.is_empty() || self.os == "unknown" || self.architecture == "unknown" {
+        if self.os.is_empty() || self.architecture.is_empty() || self.os == "unknown" || self.architecture == "unknown"
+        {
             return None;
         }
         Some(Platform::new(&self.os, &self.architecture, &self.variant))
@@ -173,8 +174,11 @@ fn raw(bytes: &[u8]) -> Result<Raw> {
         return Err(schema1());
     }
     if raw.manifests.is_some() && (raw.layers.is_some() || raw.config.is_some()) {
-        return Err(Error::new(Fault::Malformed, "a document is an index and a manifest at once (it has manifests and layers or config)")
-            .remedy_is("such a document is read differently by different programs: do not use this image"));
+        return Err(Error::new(
+            Fault::Malformed,
+            "a document is an index and a manifest at once (it has manifests and layers or config)",
+        )
+        .remedy_is("such a document is read differently by different programs: do not use this image"));
     }
     Ok(raw)
 }
@@ -263,7 +267,8 @@ impl ImageConfig {
     /// # Errors
     /// [`Fault::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|error| Error::new(Fault::Malformed, "no image configuration").caused_by(error))
+        serde_json::from_slice(bytes)
+            .map_err(|error| Error::new(Fault::Malformed, "no image configuration").caused_by(error))
     }
 
     /// Its platform in the normal form; what it leaves out is the host's.

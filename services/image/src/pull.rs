@@ -19,6 +19,7 @@ use crated_core::record::Image;
 use crated_types::descriptor::media;
 use crated_types::{Descriptor, Error, Fault, Kind, LeaseId, Result, Scope};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -74,7 +75,14 @@ async fn leased(
     // What a later attempt can go on with is kept for a day.
     let resumable = matches!(
         answer.as_ref().err().map(Error::fault),
-        Some(Fault::Unreachable | Fault::TimedOut | Fault::RateLimited | Fault::Cancelled | Fault::NotReady | Fault::Locked)
+        Some(
+            Fault::Unreachable
+                | Fault::TimedOut
+                | Fault::RateLimited
+                | Fault::Cancelled
+                | Fault::NotReady
+                | Fault::Locked
+        )
     );
     let empty = resumable && service.leases.resources(scope, &id).await.is_ok_and(|held| held.is_empty());
     if !resumable || empty {
@@ -161,9 +169,12 @@ async fn fetch(service: &Inner, fetcher: &Fetcher, manifest: &Manifest, request:
     let is_image = media::is_config(&manifest.config.media_type);
     if request.snapshotter.is_some() && !is_image {
         let kind = &manifest.config.media_type;
-        return Err(Error::new(Fault::Unsupported, format!("it is no container image (its configuration is {kind:?})"))
-            .on(Kind::Image, &request.reference)
-            .remedy_is("pull it without unpacking"));
+        return Err(Error::new(
+            Fault::Unsupported,
+            format!("it is no container image (its configuration is {kind:?})"),
+        )
+        .on(Kind::Image, &request.reference)
+        .remedy_is("pull it without unpacking"));
     }
     let config = if is_image {
         ImageConfig::parse(&bytes).map_err(|error| error.on(Kind::Content, &manifest.config.digest))?
@@ -225,13 +236,16 @@ async fn layers(
         let id = format!("{}-{}", manifest::ingest_prefix(&layer.media_type), layer.digest);
         fetcher.progress.bytes(&id, "waiting", 0, layer.size);
     }
-    let mut downloads = futures::stream::iter(layers.iter().zip(feeds))
-        .map(|(layer, (feed, verified))| async move {
+    // Boxed by a plain loop: as closures of a stream these futures could not be sent to another thread.
+    let mut list: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
+    for (layer, (feed, verified)) in layers.iter().zip(feeds) {
+        list.push(Box::pin(async move {
             fetcher.blob(layer, Some(feed)).await?;
             let _ = verified.send(()); // who does not unpack does not listen
             Ok(())
-        })
-        .buffered(at_once.max(1));
+        }));
+    }
+    let mut downloads = futures::stream::iter(list).buffered(at_once.max(1));
     let mut failure: Option<Error> = None;
     while let Some(answer) = downloads.next().await {
         if let Err(error) = answer {

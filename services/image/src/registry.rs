@@ -146,7 +146,12 @@ impl Repository {
     }
 
     /// Asks one endpoint after the other; the answer is the first success, or the error of the last one.
-    async fn each<'a, T, F>(&'a self, role: Role, step: &'static str, ask: impl Fn(&'a Endpoint, bool) -> F) -> Result<T>
+    async fn each<'a, T, F>(
+        &'a self,
+        role: Role,
+        step: &'static str,
+        ask: impl Fn(&'a Endpoint, bool) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -184,7 +189,8 @@ impl Repository {
             return Err(fail::status(&self.0, endpoint, answer, "resolve").await);
         }
         let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let told = text(header::HeaderName::from_static("docker-content-digest")).and_then(|t| t.parse::<Digest>().ok());
+        let told =
+            text(header::HeaderName::from_static("docker-content-digest")).and_then(|t| t.parse::<Digest>().ok());
         let size = text(header::CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok()).filter(|size| *size > 0);
         let kind = text(header::CONTENT_TYPE).map(essence).unwrap_or_default();
         let (Some(digest), Some(size), true) = (told, size, is_document(&kind)) else {
@@ -225,9 +231,9 @@ impl Repository {
         let value = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = essence(value("content-type"));
         let told = value("docker-content-digest").to_owned();
-        let bytes = session::body(answer, DOCUMENT_MAX, self.0.shared.config.idle_timeout()).await.map_err(|error| {
-            error.on(Kind::Image, &self.0.reference).at("fetch manifest")
-        })?;
+        let bytes = session::body(answer, DOCUMENT_MAX, self.0.shared.config.idle_timeout())
+            .await
+            .map_err(|error| error.on(Kind::Image, &self.0.reference).at("fetch manifest"))?;
         if let Ok(told) = told.parse::<Digest>() {
             fail::verify(&told, &bytes, endpoint.host())?;
         }

@@ -125,7 +125,8 @@ impl Inner {
 
 /// The descriptor of an image's record.
 pub(crate) fn target(image: &Image) -> Result<Descriptor> {
-    let target = image.target.as_ref().ok_or_else(|| Error::precondition(Kind::Image, &image.name, "it names no content"))?;
+    let target =
+        image.target.as_ref().ok_or_else(|| Error::precondition(Kind::Image, &image.name, "it names no content"))?;
     target.try_into()
 }
 

@@ -77,7 +77,8 @@ impl Unpacker<'_> {
                 name: names[index].clone(),
                 parent: index.checked_sub(1).map(|below| names[below].clone()),
             };
-            let source = sources.get_mut(index).map_or(Source::Stored, |source| std::mem::replace(source, Source::Stored));
+            let source =
+                sources.get_mut(index).map_or(Source::Stored, |source| std::mem::replace(source, Source::Stored));
             self.layer(&step, source).await.map_err(|error| error.at("unpack layer"))?;
         }
         let Some(last) = names.last() else { return Ok(None) };
@@ -93,7 +94,8 @@ impl Unpacker<'_> {
         for snapshot in self.snapshotter.list(self.scope, &filters).await? {
             let Some((first, chain)) = snapshot.name.split_once(' ') else { continue };
             let ours = first.starts_with("extract-") && first.contains(MARK);
-            if !ours || !names.iter().any(|name| name.as_str() == chain) || self.service.extracting.has(&snapshot.name) {
+            if !ours || !names.iter().any(|name| name.as_str() == chain) || self.service.extracting.has(&snapshot.name)
+            {
                 continue;
             }
             tracing::info!(snapshot = snapshot.name, "removing an extract snapshot that was left behind");
@@ -207,7 +209,8 @@ impl Unpacker<'_> {
     ) -> Result<Applied> {
         let options = ApplyOptions { sync: self.service.options.sync, ..ApplyOptions::default() };
         let reader = Stoppable { reader, stop: self.stop.clone() };
-        let reader = Counted { reader, read: 0, total: step.layer.size, progress: id.map(|id| (self.progress.clone(), id)) };
+        let reader =
+            Counted { reader, read: 0, total: step.layer.size, progress: id.map(|id| (self.progress.clone(), id)) };
         let digest = step.layer.digest.clone();
         crate::blocking(move || layer::apply_to_mounts(reader, &mounts, &options))
             .await

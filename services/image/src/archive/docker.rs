@@ -21,7 +21,8 @@ pub(super) struct Item {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Item>> {
-    serde_json::from_slice(bytes).map_err(|error| Error::new(Fault::Malformed, "archive: manifest.json").caused_by(error))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::new(Fault::Malformed, "archive: manifest.json").caused_by(error))
 }
 
 /// What the archive held: blobs by path, and links.
@@ -53,7 +54,8 @@ pub(super) async fn manifest(service: &Inner, scope: &Scope, files: &Files, item
     let config = ImageConfig::parse(&bytes)?;
     let paths = item.layers.clone().unwrap_or_default();
     if paths.len() != config.rootfs.diff_ids.len() {
-        let what = format!("archive: {} layers, but its configuration has {}", paths.len(), config.rootfs.diff_ids.len());
+        let what =
+            format!("archive: {} layers, but its configuration has {}", paths.len(), config.rootfs.diff_ids.len());
         return Err(Error::new(Fault::Malformed, what));
     }
     let mut layers = Vec::new();

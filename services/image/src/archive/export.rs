@@ -25,7 +25,11 @@ struct Plan {
 }
 
 /// Checks that everything is there, then streams.
-pub(crate) async fn export(service: &Arc<Inner>, scope: &Scope, request: Export) -> Result<BoxStream<'static, Result<Bytes>>> {
+pub(crate) async fn export(
+    service: &Arc<Inner>,
+    scope: &Scope,
+    request: Export,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
     if request.names.is_empty() {
         return Err(Error::invalid("names", "no image to export is named"));
     }
@@ -79,7 +83,8 @@ async fn add(
     }
     plan.index.push(root);
     if media::is_config(&manifest.config.media_type) && plan.seen.contains(&manifest.config.digest) {
-        let tags: Vec<String> = reference.iter().filter(|r| r.tag().is_some() && r.digest().is_none()).map(Reference::familiar).collect();
+        let tags: Vec<String> =
+            reference.iter().filter(|r| r.tag().is_some() && r.digest().is_none()).map(Reference::familiar).collect();
         plan.docker.push(serde_json::json!({
             "Config": blob_path(&manifest.config.digest),
             "RepoTags": tags,
@@ -93,7 +98,10 @@ fn missing(error: Error, name: &str) -> Error {
     if !error.is_not_found() {
         return error;
     }
-    Error::new(Fault::NotFound, "content of it is missing").on(Kind::Image, name).caused_by(error).remedy_is("pull it again")
+    Error::new(Fault::NotFound, "content of it is missing")
+        .on(Kind::Image, name)
+        .caused_by(error)
+        .remedy_is("pull it again")
 }
 
 /// Everything below `at` that is here.

@@ -155,7 +155,9 @@ impl Scanner {
 
 /// The digest that a path of a layout promises.
 fn digest_of(name: &str) -> Result<Option<Digest>> {
-    let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) else { return Ok(None) };
+    let Some((algorithm, hex)) = name.strip_prefix("blobs/").and_then(|rest| rest.split_once('/')) else {
+        return Ok(None);
+    };
     format!("{algorithm}:{hex}")
         .parse()
         .map(Some)
@@ -177,7 +179,9 @@ async fn named(service: &Inner, scope: &Scope, scanned: Scanned) -> Result<Vec<(
             if !media::is_index(&entry.media_type) && !media::is_manifest(&entry.media_type) {
                 continue;
             }
-            if scanned.files.get(&blob_path(&entry.digest)).is_err() && service.content.info(scope, &entry.digest).await.is_err() {
+            if scanned.files.get(&blob_path(&entry.digest)).is_err()
+                && service.content.info(scope, &entry.digest).await.is_err()
+            {
                 let what = format!("archive: index.json names {}, which is not in it", entry.digest);
                 return Err(Error::new(Fault::Malformed, what));
             }
@@ -207,8 +211,13 @@ async fn named(service: &Inner, scope: &Scope, scanned: Scanned) -> Result<Vec<(
         }
     }
     if found.is_empty() {
-        return Err(Error::new(Fault::Malformed, "archive: it holds no image (neither index.json nor manifest.json names one)")
-            .remedy_is("load an OCI layout or a file of `docker save`; `docker export` makes a root file system, no image"));
+        return Err(Error::new(
+            Fault::Malformed,
+            "archive: it holds no image (neither index.json nor manifest.json names one)",
+        )
+        .remedy_is(
+            "load an OCI layout or a file of `docker save`; `docker export` makes a root file system, no image",
+        ));
     }
     Ok(found)
 }
@@ -227,9 +236,18 @@ fn own_name(entry: &OciDescriptor) -> Result<Option<String>> {
 }
 
 /// The tags that manifest.json has for the image at `target`: both name the same configuration.
-async fn tags_of(service: &Inner, scope: &Scope, target: &Descriptor, docker: &[docker::Item], files: &Files) -> Vec<String> {
-    let Ok(Document::Manifest(manifest)) = inspect::document(&*service.content, scope, target).await else { return Vec::new() };
-    let same = |item: &&docker::Item| files.get(&item.config).is_ok_and(|(digest, _)| *digest == manifest.config.digest);
+async fn tags_of(
+    service: &Inner,
+    scope: &Scope,
+    target: &Descriptor,
+    docker: &[docker::Item],
+    files: &Files,
+) -> Vec<String> {
+    let Ok(Document::Manifest(manifest)) = inspect::document(&*service.content, scope, target).await else {
+        return Vec::new();
+    };
+    let same =
+        |item: &&docker::Item| files.get(&item.config).is_ok_and(|(digest, _)| *digest == manifest.config.digest);
     let tags = docker.iter().find(same).and_then(|item| item.repo_tags.clone()).unwrap_or_default();
     normalized(&tags).unwrap_or_default()
 }
@@ -246,7 +264,12 @@ fn prefix() -> String {
 }
 
 /// Sets references to children all the way down. A variant of an index may be missing, a part of an image may not.
-fn label<'a>(content: &'a dyn ContentStore, scope: &'a Scope, target: &'a Descriptor, depth: usize) -> BoxFuture<'a, Result<()>> {
+fn label<'a>(
+    content: &'a dyn ContentStore,
+    scope: &'a Scope,
+    target: &'a Descriptor,
+    depth: usize,
+) -> BoxFuture<'a, Result<()>> {
     Box::pin(async move {
         if depth > inspect::DEPTH_MAX {
             return Err(Error::new(Fault::Malformed, "archive: indexes are nested too deep"));

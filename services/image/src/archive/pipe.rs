@@ -13,7 +13,9 @@ const DEPTH: usize = 16;
 const CHUNK: usize = 128 << 10;
 
 /// A reader of `stream`, for a blocking thread; the future moves the bytes and ends with the stream or the reader.
-pub(super) fn reader(mut stream: BoxStream<'static, Result<Bytes>>) -> (ChannelReader, impl Future<Output = ()> + Send) {
+pub(super) fn reader(
+    mut stream: BoxStream<'static, Result<Bytes>>,
+) -> (ChannelReader, impl Future<Output = ()> + Send) {
     let (sender, receiver) = mpsc::channel(DEPTH);
     let pump = async move {
         while let Some(chunk) = stream.next().await {

@@ -102,7 +102,13 @@ impl<R: Read> Reader<R> {
                         None => text(header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default())?,
                     };
                     let kind = if name.ends_with('/') { EntryKind::Other } else { kind };
-                    return Ok(Some(Entry { name: normal(&name), kind, link, symbolic: flag == b'2', size: self.left }));
+                    return Ok(Some(Entry {
+                        name: normal(&name),
+                        kind,
+                        link,
+                        symbolic: flag == b'2',
+                        size: self.left,
+                    }));
                 }
             }
         }
@@ -186,7 +192,8 @@ impl<R: Read> Read for Reader<R> {
 
 /// The header's checksum, which tells a tar from other files.
 fn check_sum(block: &[u8; BLOCK]) -> Result<()> {
-    let sum: u32 = block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+    let sum: u32 =
+        block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
     let told = std::str::from_utf8(&block[148..156]).ok().map(|text| text.trim_matches(['\0', ' ']));
     match told.and_then(|text| u32::from_str_radix(text, 8).ok()) {
         Some(told) if told == sum => Ok(()),
@@ -208,7 +215,8 @@ fn pax(bytes: &[u8]) -> Result<Vec<(String, String)>> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
-        let length: usize = std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(bad)?;
+        let length: usize =
+            std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(bad)?;
         let record = rest.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(bad)?;
         rest = &rest[length..];
         let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;

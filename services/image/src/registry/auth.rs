@@ -160,7 +160,9 @@ impl Inner {
                     }
                     _ => request,
                 };
-                request.body(Full::default()).map_err(|error| self.bad(endpoint.host(), format!("a bad realm: {error}")))?
+                request
+                    .body(Full::default())
+                    .map_err(|error| self.bad(endpoint.host(), format!("a bad realm: {error}")))?
             }
         };
         // Redirects are not followed here: the request may carry a password.
@@ -194,8 +196,10 @@ impl Inner {
     /// The token server. It may be another host, but never in clear text where the registry is not.
     fn realm(&self, endpoint: &Endpoint, challenge: &Challenge) -> Result<Url> {
         let host = endpoint.host();
-        let text = challenge.parameters.get("realm").ok_or_else(|| self.bad(host, "a bearer challenge without a realm"))?;
-        let url = endpoint.base().join(text).map_err(|error| self.bad(host, format!("realm {text:?}, no URL: {error}")))?;
+        let text =
+            challenge.parameters.get("realm").ok_or_else(|| self.bad(host, "a bearer challenge without a realm"))?;
+        let url =
+            endpoint.base().join(text).map_err(|error| self.bad(host, format!("realm {text:?}, no URL: {error}")))?;
         let clear = url.scheme() == "http" && endpoint.base().scheme() == "http";
         if (url.scheme() != "https" && !clear) || !url.has_host() || !url.username().is_empty() {
             return Err(self.bad(host, format!("realm {text:?}, which is not safe to ask")));

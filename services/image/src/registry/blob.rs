@@ -165,7 +165,8 @@ impl BlobReader {
         let inner = self.repository.0.clone();
         let bad = |why: &str| {
             let shown: String = text.chars().take(200).collect();
-            Error::new(Fault::Malformed, format!("foreign layer at {shown:?}: {why}")).on(Kind::Layer, &self.descriptor.digest)
+            Error::new(Fault::Malformed, format!("foreign layer at {shown:?}: {why}"))
+                .on(Kind::Layer, &self.descriptor.digest)
         };
         let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
         if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
@@ -196,7 +197,10 @@ impl BlobReader {
             let (start, total) = content_range(told)
                 .ok_or_else(|| self.repository.0.bad(peer, format!("206 with Content-Range {told:?}")))?;
             if start != self.offset {
-                return Err(self.repository.0.bad(peer, format!("bytes from {start} where {} was asked for", self.offset)));
+                return Err(self
+                    .repository
+                    .0
+                    .bad(peer, format!("bytes from {start} where {} was asked for", self.offset)));
             }
             if total.is_some_and(|total| total != size) {
                 return Err(self.wrong_size(format!("{peer} has {} bytes", total.unwrap_or_default())));

@@ -106,12 +106,18 @@ fn bad_file(path: &Path, why: String) -> Error {
 }
 
 /// The entry with the longest path in front of `repository`: `host` or, as podman writes them, `host/path`.
-fn best<'a>(auths: Option<&'a BTreeMap<String, Auth>>, wanted: &[&str], repository: &str) -> Option<(&'a String, &'a Auth)> {
+fn best<'a>(
+    auths: Option<&'a BTreeMap<String, Auth>>,
+    wanted: &[&str],
+    repository: &str,
+) -> Option<(&'a String, &'a Auth)> {
     let mut found: Option<(usize, &String, &Auth)> = None;
     for (key, auth) in auths.into_iter().flatten() {
         let normal = normal(key);
         let (host, path) = normal.split_once('/').unwrap_or((normal, ""));
-        let fits = path.is_empty() || repository == path || repository.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+        let fits = path.is_empty()
+            || repository == path
+            || repository.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
         if wanted.contains(&host) && fits && found.is_none_or(|(length, ..)| path.len() > length) {
             found = Some((path.len(), key, auth));
         }
@@ -138,7 +144,8 @@ impl Auth {
             let (username, password) = (self.username.clone(), self.password.clone());
             return Ok((!username.is_empty()).then_some(Credentials::Basic { username, password }));
         }
-        let bytes = base64::engine::general_purpose::STANDARD.decode(self.auth.trim()).map_err(|_| "auth is not base64")?;
+        let bytes =
+            base64::engine::general_purpose::STANDARD.decode(self.auth.trim()).map_err(|_| "auth is not base64")?;
         let text = String::from_utf8(bytes).map_err(|_| "auth is not UTF-8")?;
         let (username, password) = text.split_once(':').ok_or("auth is not the base64 of name:password")?;
         let password = password.trim_end_matches('\0');
@@ -192,7 +199,8 @@ async fn run_helper(helper: &str, server: &str) -> Result<Option<Credentials>> {
         #[serde(default)]
         secret: String,
     }
-    let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| failed("its answer is not the JSON that it should be".into()))?;
+    let answer: Answer =
+        serde_json::from_slice(&bytes).map_err(|_| failed("its answer is not the JSON that it should be".into()))?;
     Ok(match answer.username.as_str() {
         "" => None,
         "<token>" => Some(Credentials::Identity(answer.secret)),

@@ -36,33 +36,42 @@ pub(crate) fn too_large(reference: &Reference, size: u64) -> Error {
 }
 
 /// An answer that is no success.
-pub(crate) async fn status(inner: &Inner, endpoint: &Endpoint, answer: Response<Incoming>, step: &'static str) -> Error {
+pub(crate) async fn status(
+    inner: &Inner,
+    endpoint: &Endpoint,
+    answer: Response<Incoming>,
+    step: &'static str,
+) -> Error {
     let status = answer.status();
     let body = session::body(answer, ERROR_BODY_MAX, Duration::from_secs(5)).await.unwrap_or_default();
     of_status(&inner.reference, endpoint.host(), status, &said(&body), step)
 }
 
 /// The error of `status` with what the registry `said`.
-pub(crate) fn of_status(reference: &Reference, host: &str, status: StatusCode, said: &str, step: &'static str) -> Error {
+pub(crate) fn of_status(
+    reference: &Reference,
+    host: &str,
+    status: StatusCode,
+    said: &str,
+    step: &'static str,
+) -> Error {
     let with = |text: String| if said.is_empty() { text } else { format!("{text}: {said}") };
     let number = status.as_u16();
     let error = match status {
         StatusCode::UNAUTHORIZED => unauthenticated(reference, host, &with(String::new())),
-        StatusCode::FORBIDDEN => {
-            Error::new(Fault::Denied, with(format!("{host} does not permit it ({number})")))
-                .remedy_is(login(reference, "that may read this repository"))
-        }
+        StatusCode::FORBIDDEN => Error::new(Fault::Denied, with(format!("{host} does not permit it ({number})")))
+            .remedy_is(login(reference, "that may read this repository")),
         StatusCode::NOT_FOUND => Error::new(Fault::NotFound, with(format!("{host} has no such image or blob")))
             .remedy_is("check the name and the tag for typing errors"),
         StatusCode::TOO_MANY_REQUESTS => {
             Error::new(Fault::RateLimited, with(format!("{host} asks for patience (429) longer than we wait")))
                 .remedy_is(login(reference, "(a higher limit), use a mirror (hosts.toml), or try later"))
         }
-        StatusCode::BAD_REQUEST if said.to_ascii_lowercase().contains("https server") => Error::new(
-            Fault::BadRegistry,
-            format!("{host} speaks TLS, but was asked in plain http"),
-        )
-        .remedy_is(format!("take {host} out of plain_http, or write `server = \"https://{host}\"` into its hosts.toml")),
+        StatusCode::BAD_REQUEST if said.to_ascii_lowercase().contains("https server") => {
+            Error::new(Fault::BadRegistry, format!("{host} speaks TLS, but was asked in plain http")).remedy_is(
+                format!("take {host} out of plain_http, or write `server = \"https://{host}\"` into its hosts.toml"),
+            )
+        }
         _ if status.is_server_error() => Error::new(Fault::Unreachable, with(format!("{host} answered {number}")))
             .remedy_is("the registry is in trouble: try later, or use a mirror (hosts.toml)"),
         _ => Error::new(Fault::BadRegistry, with(format!("{host} answered {number}"))),
@@ -72,12 +81,9 @@ pub(crate) fn of_status(reference: &Reference, host: &str, status: StatusCode, s
 
 /// Credentials are wanted or were refused.
 pub(crate) fn unauthenticated(reference: &Reference, host: &str, why: &str) -> Error {
-    Error::new(
-        Fault::Unauthenticated,
-        format!("{host} wants credentials, or there is no such repository{why}"),
-    )
-    .on(Kind::Image, reference)
-    .remedy_is(login(reference, "or check the name"))
+    Error::new(Fault::Unauthenticated, format!("{host} wants credentials, or there is no such repository{why}"))
+        .on(Kind::Image, reference)
+        .remedy_is(login(reference, "or check the name"))
 }
 
 /// Credentials were given and refused.
@@ -88,7 +94,10 @@ pub(crate) fn refused(reference: &Reference, host: &str, source: &str) -> Error 
 }
 
 fn login(reference: &Reference, tail: &str) -> String {
-    format!("give credentials for {} in docker's config.json (`docker login {0}` writes them) {tail}", reference.domain())
+    format!(
+        "give credentials for {} in docker's config.json (`docker login {0}` writes them) {tail}",
+        reference.domain()
+    )
 }
 
 /// The first messages of an OCI error body, in one line of printable text.
@@ -127,7 +136,12 @@ fn said(body: &[u8]) -> String {
 }
 
 /// A request that got no answer. `peer` is whom we spoke to.
-pub(crate) fn transport(reference: &Reference, peer: &str, error: &(dyn StdError + 'static), connecting: bool) -> Error {
+pub(crate) fn transport(
+    reference: &Reference,
+    peer: &str,
+    error: &(dyn StdError + 'static),
+    connecting: bool,
+) -> Error {
     let mut text = String::new();
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -142,9 +156,16 @@ pub(crate) fn transport(reference: &Reference, peer: &str, error: &(dyn StdError
     }
     let lower = text.to_ascii_lowercase();
     let remedy = if lower.contains("certificate") {
-        format!("put the authority's certificate into certs.d as `ca` of {peer}'s hosts.toml, or the host under skip_verify")
-    } else if lower.contains("corrupt message") || lower.contains("invalidcontenttype") || lower.contains("wrong version") {
-        format!("{peer} seems to speak plain http: add it to plain_http, or `server = \"http://{peer}\"` to its hosts.toml")
+        format!(
+            "put the authority's certificate into certs.d as `ca` of {peer}'s hosts.toml, or the host under skip_verify"
+        )
+    } else if lower.contains("corrupt message")
+        || lower.contains("invalidcontenttype")
+        || lower.contains("wrong version")
+    {
+        format!(
+            "{peer} seems to speak plain http: add it to plain_http, or `server = \"http://{peer}\"` to its hosts.toml"
+        )
     } else if lower.contains("lookup address") || lower.contains("dns") {
         format!("check the registry's name {peer:?} and this machine's DNS")
     } else {

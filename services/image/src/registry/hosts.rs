@@ -3,8 +3,8 @@
 //! Looked for in `<dir>/<host>_<port>_/`, `<dir>/<host>:<port>/`, `<dir>/<host>/` and `<dir>/_default/`; the first folder that
 //! exists counts. A folder without a `hosts.toml` may hold `*.crt`, `*.cert` and `*.key` as docker has them.
 
-use super::config::RegistryConfig;
 use super::Access;
+use super::config::RegistryConfig;
 use super::credentials::Credentials;
 use crated_types::{Error, Fault, Kind, Result};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -114,7 +114,8 @@ fn folder(dir: &Path, domain: &str) -> Option<PathBuf> {
     if dir.as_os_str().is_empty() {
         return None;
     }
-    let escaped = domain.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(host, port)| format!("{host}_{port}_"));
+    let escaped =
+        domain.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(host, port)| format!("{host}_{port}_"));
     [escaped.as_deref(), Some(domain), Some("_default")]
         .into_iter()
         .flatten()
@@ -174,9 +175,9 @@ impl<T> OneOrMany<T> {
 }
 
 fn malformed(path: &Path, why: impl fmt::Display) -> Error {
-    Error::new(Fault::Invalid, format!("hosts.toml: {why}"))
-        .on(Kind::File, path.display())
-        .remedy_is("its form is that of containerd's registry hosts: server, [host.\"https://mirror\"], capabilities, ca, client")
+    Error::new(Fault::Invalid, format!("hosts.toml: {why}")).on(Kind::File, path.display()).remedy_is(
+        "its form is that of containerd's registry hosts: server, [host.\"https://mirror\"], capabilities, ca, client",
+    )
 }
 
 struct Context<'a> {
@@ -211,7 +212,8 @@ impl Context<'_> {
             None => self.default_base()?,
         };
         let name = host_name(&base);
-        let own = server && (name == self.domain || (self.domain == "docker.io" && name == DOCKER_HUB) || address.is_none());
+        let own =
+            server && (name == self.domain || (self.domain == "docker.io" && name == DOCKER_HUB) || address.is_none());
         let mut tls = section.tls(folder)?;
         tls.skip_verify |= self.config.skip_verify.iter().any(|host| *host == name || (own && host == self.domain));
         tls.skip_verify |= own && self.access.skip_verify;
@@ -278,9 +280,11 @@ impl Section {
 }
 
 fn append(headers: &mut HeaderMap, key: &str, value: &str) -> Result<()> {
-    let name: HeaderName = key.parse().map_err(|_| Error::invalid("header", format_args!("{key:?} is no header name")))?;
-    let value: HeaderValue =
-        value.parse().map_err(|_| Error::invalid("header", format_args!("the value of {key:?} has bytes that none may have")))?;
+    let name: HeaderName =
+        key.parse().map_err(|_| Error::invalid("header", format_args!("{key:?} is no header name")))?;
+    let value: HeaderValue = value
+        .parse()
+        .map_err(|_| Error::invalid("header", format_args!("the value of {key:?} has bytes that none may have")))?;
     headers.append(name, value);
     Ok(())
 }
@@ -302,9 +306,13 @@ fn duration(text: &str) -> Result<Duration> {
 fn position(text: &str, host: &str) -> usize {
     use toml::de::{DeTable, DeValue};
     let Ok(document) = DeTable::parse(text) else { return 0 };
-    let found = document.get_ref().iter().find(|(key, _)| key.get_ref() == "host").and_then(|(_, value)| match value.get_ref() {
-        DeValue::Table(table) => table.iter().find(|(key, _)| key.get_ref() == host).map(|(key, _)| key.span().start),
-        _ => None,
+    let found = document.get_ref().iter().find(|(key, _)| key.get_ref() == "host").and_then(|(_, value)| {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                table.iter().find(|(key, _)| key.get_ref() == host).map(|(key, _)| key.span().start)
+            }
+            _ => None,
+        }
     });
     found.unwrap_or(0)
 }
@@ -453,7 +461,13 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named() {
-        for text in ["server = 1", "[host.\"ftp://x\"]\n", "server = \"https://u:p@x\"", "= ", "[host.\"https://x\"]\ncapabilities = 1"] {
+        for text in [
+            "server = 1",
+            "[host.\"ftp://x\"]\n",
+            "server = \"https://u:p@x\"",
+            "= ",
+            "[host.\"https://x\"]\ncapabilities = 1",
+        ] {
             let error = of(text, "quay.io").unwrap_err();
             assert!(error.to_string().contains("hosts.toml"), "{error}");
         }

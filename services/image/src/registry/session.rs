@@ -119,11 +119,14 @@ impl Inner {
 
     fn redirected(&self, from: &Url, location: Option<&HeaderValue>) -> Result<Url> {
         let host = host_name(from);
-        let text = location.and_then(|value| value.to_str().ok()).ok_or_else(|| self.bad(&host, "a redirect to nowhere"))?;
+        let text =
+            location.and_then(|value| value.to_str().ok()).ok_or_else(|| self.bad(&host, "a redirect to nowhere"))?;
         let url = from.join(text).map_err(|error| self.bad(&host, format!("a redirect to no URL: {error}")))?;
         match (from.scheme(), url.scheme()) {
             (_, "https") | ("http", "http") => {}
-            ("https", "http") => return Err(self.bad(&host, format!("a redirect from https to http ({})", host_name(&url)))),
+            ("https", "http") => {
+                return Err(self.bad(&host, format!("a redirect from https to http ({})", host_name(&url))));
+            }
             (_, scheme) => return Err(self.bad(&host, format!("a redirect to scheme {scheme:?}"))),
         }
         if !url.has_host() || !url.username().is_empty() || url.password().is_some() {
@@ -143,7 +146,12 @@ impl Inner {
         let mut backoff = Backoff::new(&self.shared.config, last);
         let mut connects = 0;
         loop {
-            let error = match tokio::time::timeout(self.shared.config.response_timeout(), client.request(request.clone())).await {
+            let error = match tokio::time::timeout(
+                self.shared.config.response_timeout(),
+                client.request(request.clone()),
+            )
+            .await
+            {
                 Ok(Ok(answer)) => {
                     let status = answer.status();
                     if !matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) {
@@ -196,7 +204,9 @@ pub(crate) async fn body(answer: Response<Incoming>, limit: u64, idle: Duration)
             .map_err(|_| Error::new(Fault::TimedOut, format!("the registry sent nothing for {} s", idle.as_secs())))?;
         match frame {
             None => return Ok(bytes),
-            Some(Err(error)) => return Err(Error::new(Fault::Unreachable, "the connection was cut in an answer").caused_by(error)),
+            Some(Err(error)) => {
+                return Err(Error::new(Fault::Unreachable, "the connection was cut in an answer").caused_by(error));
+            }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     if bytes.len() as u64 + data.len() as u64 > limit {

@@ -60,8 +60,11 @@ impl Clients {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(tls.dial_timeout.unwrap_or(self.connect_timeout)));
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(self.tls(tls)?).https_or_http().enable_http1().wrap_connector(http);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(self.tls(tls)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
         Ok(Pool::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_PER_HOST)
@@ -132,7 +135,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn bad_pem(path: &Path, why: String) -> Error {
-    Error::new(Fault::Invalid, why).on(Kind::File, path.display()).remedy_is("give it as PEM (-----BEGIN CERTIFICATE-----)")
+    Error::new(Fault::Invalid, why)
+        .on(Kind::File, path.display())
+        .remedy_is("give it as PEM (-----BEGIN CERTIFICATE-----)")
 }
 
 /// Takes any certificate: what `skip_verify` asks for. Signatures of the handshake are still checked.
