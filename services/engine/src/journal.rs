@@ -24,6 +24,7 @@ pub(crate) enum Kinds {
     Stop,
     Restart,
     Remove,
+    Exec,
 }
 
 impl Kinds {
@@ -34,11 +35,12 @@ impl Kinds {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Remove => "remove",
+            Self::Exec => "exec",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::Create, Self::Start, Self::Stop, Self::Restart, Self::Remove]
+        [Self::Create, Self::Start, Self::Stop, Self::Restart, Self::Remove, Self::Exec]
             .into_iter()
             .find(|kind| kind.name() == name)
     }
@@ -68,6 +70,15 @@ impl Open {
                 .on(Kind::Operation, &self.operation.id)
                 .caused_by(source)
         })
+    }
+
+    fn resumed(scope: Scope, kind: Kinds, operation: Operation, key: Vec<u8>) -> Self {
+        let mut trace = Trace::new(kind.name(), &scope);
+        trace.actor.clone_from(&operation.actor);
+        if let Some(time) = &operation.started_at {
+            trace.started_at = crated_core::time::system(time);
+        }
+        Self { scope, kind, operation, trace, key }
     }
 
     /// Whether it has turned back.
@@ -131,6 +142,24 @@ impl Trace {
     }
 }
 
+/// Drops the oldest; execs give way first where they are more than half.
+fn trim(operations: &mut Vec<Past>) {
+    while operations.len() > TIMELINE_MAX {
+        let execs = operations.iter().filter(|past| past.kind == Kinds::Exec.name()).count();
+        let oldest = operations.iter().position(|past| past.kind == Kinds::Exec.name());
+        operations.remove(oldest.filter(|_| execs > TIMELINE_MAX / 2).unwrap_or(0));
+    }
+}
+
+/// Identifiers of containers hold no slash, so no two operations meet.
+fn operation_id(kind: Kinds, subject: &str, part: &str) -> String {
+    if part.is_empty() {
+        format!("engine-{}-{subject}", kind.name())
+    } else {
+        format!("engine-{}-{subject}/{part}", kind.name())
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -160,8 +189,33 @@ impl Journal {
         arguments: &impl prost::Message,
         with: Vec<Op>,
     ) -> Result<Open> {
-        let id = format!("engine-{}-{subject}", kind.name());
-        let mut trace = Trace::new(kind.name(), scope);
+        self.begin_part(scope, kind, (subject, ""), arguments, with).await
+    }
+
+    /// As [`Journal::begin`], for a part of a container that has operations of its own: an exec.
+    pub(crate) async fn begin_part(
+        &self,
+        scope: &Scope,
+        kind: Kinds,
+        subject: (&str, &str),
+        arguments: &impl prost::Message,
+        with: Vec<Op>,
+    ) -> Result<Open> {
+        let trace = Trace::new(kind.name(), scope);
+        self.begin_traced(trace, scope, kind, subject, arguments, with).await.map_err(|(_, error)| error)
+    }
+
+    /// As [`Journal::begin`], with steps that came before the intent; where it fails they are given back.
+    pub(crate) async fn begin_traced(
+        &self,
+        mut trace: Trace,
+        scope: &Scope,
+        kind: Kinds,
+        (subject, part): (&str, &str),
+        arguments: &impl prost::Message,
+        with: Vec<Op>,
+    ) -> Result<Open, (Trace, Error)> {
+        let id = operation_id(kind, subject, part);
         let operation = Operation {
             id: id.clone(),
             kind: kind.name().into(),
@@ -177,14 +231,16 @@ impl Journal {
         let mut batch = vec![Op::Expect(key.clone(), Revision::ABSENT), OPERATIONS.put(key.clone(), &operation)];
         batch.extend(with);
         let begun = Instant::now();
-        self.metadata.commit(batch).await.map_err(|error| error.at("intent"))?;
+        if let Err(error) = self.metadata.commit(batch).await {
+            return Err((trace, error.at("intent")));
+        }
         trace.passed("intent", begun, String::new());
         Ok(Open { scope: scope.clone(), kind, operation, trace, key })
     }
 
     /// Whether an operation of this kind is open on a container.
     pub(crate) async fn is_open(&self, namespace: &Namespace, kind: Kinds, subject: &str) -> Result<bool> {
-        let key = OPERATIONS.key(namespace.as_str(), &format!("engine-{}-{subject}", kind.name()));
+        let key = OPERATIONS.key(namespace.as_str(), &operation_id(kind, subject, ""));
         Ok(self.metadata.get(&key).await?.is_some())
     }
 
@@ -206,6 +262,11 @@ impl Journal {
         Ok(batch)
     }
 
+    /// Forgets the intent alone.
+    pub(crate) fn forgotten(&self, open: &Open) -> Op {
+        Op::Delete(open.key.clone())
+    }
+
     /// Forgets the intent and keeps no timeline: the container is gone, or never was.
     pub(crate) fn forgetting(&self, open: &Open) -> Vec<Op> {
         let timeline = TIMELINES.key(open.scope.namespace.as_str(), open.subject());
@@ -217,15 +278,48 @@ impl Journal {
         let key = TIMELINES.key(scope.namespace.as_str(), subject);
         let mut record = TIMELINES.get(&*self.metadata, &key).await?.map(|(_, record)| record).unwrap_or_default();
         record.operations.push(past);
-        let excess = record.operations.len().saturating_sub(TIMELINE_MAX);
-        record.operations.drain(..excess);
+        trim(&mut record.operations);
         Ok(vec![TIMELINES.put(key, &record)])
+    }
+
+    /// Forgets the intents of execs of a container that has ended.
+    pub(crate) async fn forget_execs(&self, namespace: &Namespace, subject: &str) -> Result<Vec<Op>> {
+        let prefix = OPERATIONS.key(namespace.as_str(), &format!("{}/", operation_id(Kinds::Exec, subject, "")));
+        Ok(self.metadata.scan_all(&prefix).await?.into_iter().map(|(key, _)| Op::Delete(key)).collect())
+    }
+
+    /// Forgets what else was meant to be done with a container that is gone.
+    pub(crate) async fn forget_others(&self, namespace: &Namespace, subject: &str) -> Result<Vec<Op>> {
+        let mut batch = self.forget_execs(namespace, subject).await?;
+        for kind in [Kinds::Create, Kinds::Start] {
+            batch.push(Op::Delete(OPERATIONS.key(namespace.as_str(), &operation_id(kind, subject, ""))));
+        }
+        Ok(batch)
+    }
+
+    /// The boot that the engine runs in.
+    pub(crate) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    /// The intent of an exec.
+    pub(crate) async fn resume_exec(&self, scope: &Scope, subject: &str, exec: &str) -> Result<Option<Open>> {
+        let key = OPERATIONS.key(scope.namespace.as_str(), &operation_id(Kinds::Exec, subject, exec));
+        let found = OPERATIONS.get(&*self.metadata, &key).await?;
+        Ok(found.map(|(_, operation)| Open::resumed(scope.clone(), Kinds::Exec, operation, key)))
     }
 
     /// The timeline of a container, oldest operation first.
     pub(crate) async fn timeline(&self, namespace: &Namespace, subject: &str) -> Result<TimelineRecord> {
         let key = TIMELINES.key(namespace.as_str(), subject);
         Ok(TIMELINES.get(&*self.metadata, &key).await?.map(|(_, record)| record).unwrap_or_default())
+    }
+
+    /// The operation of this kind that is open on a container, if any.
+    pub(crate) async fn resume(&self, scope: &Scope, kind: Kinds, subject: &str) -> Result<Option<Open>> {
+        let key = OPERATIONS.key(scope.namespace.as_str(), &operation_id(kind, subject, ""));
+        let found = OPERATIONS.get(&*self.metadata, &key).await?;
+        Ok(found.map(|(_, operation)| Open::resumed(scope.clone(), kind, operation, key)))
     }
 
     /// The engine's operations that are open, in every namespace, oldest first.
@@ -236,12 +330,7 @@ impl Journal {
             let (true, Some(kind)) = (ours, Kinds::from_name(&operation.kind)) else { continue };
             let Some((namespace, _)) = OPERATIONS.parts(&key) else { continue };
             let scope = Scope::new(Namespace::new(namespace)?, cause.clone());
-            let mut trace = Trace::new(kind.name(), &scope);
-            trace.actor.clone_from(&operation.actor);
-            if let Some(time) = &operation.started_at {
-                trace.started_at = crated_core::time::system(time);
-            }
-            found.push(Open { scope, kind, operation, trace, key });
+            found.push(Open::resumed(scope, kind, operation, key));
         }
         found.sort_by_key(|open| open.trace.started_at);
         Ok(found)

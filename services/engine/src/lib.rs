@@ -9,17 +9,41 @@
 //!                        └──────────────── remove ◀──────────────────┘
 //! ```
 //!
-//! Each arrow is a journalled operation ([`journal`]): its intent is committed before the first step, its last commit
+//! Each arrow is a journalled operation (`journal`): its intent is committed before the first step, its last commit
 //! writes the result and forgets the intent, and the reconciler ends what a crash left open. Operations on one container
-//! follow one another ([`slots`]). [`Engine`] has one method for each call of `crated.engine.v1`.
+//! follow one another (`slots`). [`Engine`] has one method for each call of `crated.engine.v1`.
 
+mod attach;
+mod copy;
+mod create;
 mod engine;
+mod events;
+mod exec;
+mod images;
+mod info;
+mod inspect;
 mod journal;
+mod life;
+mod list;
+mod logs;
+mod lookup;
 mod names;
-mod pending;
+mod reconcile;
 mod record;
+mod remove;
+mod restart;
+mod rootfs;
+mod run;
 mod slots;
+mod start;
+mod stats;
+mod stop;
+mod top;
+mod update;
+mod user;
+mod wait;
+mod watch;
 
 pub use engine::{Deps, Engine, EngineConfig, Stream};
 pub use names::{check_name, is_name};
-pub use pending::Reconciled;
+pub use reconcile::Reconciled;

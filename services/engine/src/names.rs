@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 
 /// Longest name, in bytes.
-pub const NAME_MAX: usize = 253;
+pub(crate) const NAME_MAX: usize = 253;
 /// Digits of a short identifier.
 const SHORT: usize = 12;
 
@@ -136,7 +136,7 @@ const THINGS: &[&str] = &[
     "yew",
 ];
 
-/// Whether `name` is a container's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, at most [`NAME_MAX`] bytes.
+/// Whether `name` is a container's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, at most 253 bytes.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();

@@ -78,9 +78,9 @@ pub(crate) struct Life {
     /// Signal that stops it, by name; empty for `SIGTERM`.
     #[prost(string, tag = "20")]
     pub(crate) stop_signal: String,
-    /// Exit of the task that is not yet deleted: the watcher has seen it.
-    #[prost(bool, tag = "21")]
-    pub(crate) task_ended: bool,
+    /// Milliseconds that the policy waited before the last restart.
+    #[prost(uint32, tag = "21")]
+    pub(crate) waited_ms: u32,
 }
 
 /// A mount of a container.
@@ -159,6 +159,14 @@ pub(crate) struct StopArguments {
     pub(crate) timeout: i64,
 }
 
+/// Arguments of `exec`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ExecArguments {
+    /// The exec.
+    #[prost(string, tag = "1")]
+    pub(crate) exec: String,
+}
+
 /// Arguments of `remove`: what is to go, also where the records are gone.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RemoveArguments {
@@ -193,6 +201,9 @@ pub(crate) struct WatchRecord {
     /// Event in it.
     #[prost(uint32, tag = "2")]
     pub(crate) index: u32,
+    /// Boot id when it was written.
+    #[prost(string, tag = "3")]
+    pub(crate) boot_id: String,
 }
 
 pub(crate) const LIVES: Table<Life> = Table::new("life");

@@ -1,16 +1,28 @@
 //! One slot a container: the lock that puts its operations in a row, and the bell that rings when its record changed.
 //!
-//! Lock order: at most one slot's lock is held at a time, and never while waiting for a process to end.
+//! Lock order: at most one slot's lock is held at a time. A stop lets go of it while the process ends by itself; a removal
+//! holds it while a killed process dies.
 
+use prost_types::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedMutexGuard, watch};
+
+/// The end of a container, for those who wait and find it removed.
+#[derive(Clone, Debug)]
+pub(crate) struct LastExit {
+    pub(crate) status: u32,
+    pub(crate) at: Timestamp,
+    pub(crate) oom_killed: bool,
+    pub(crate) error: String,
+}
 
 /// The slot of one container.
 #[derive(Debug)]
 pub(crate) struct Slot {
     lock: Arc<tokio::sync::Mutex<()>>,
     changed: watch::Sender<u64>,
+    exit: Mutex<Option<LastExit>>,
 }
 
 impl Slot {
@@ -22,6 +34,16 @@ impl Slot {
     /// Rings after a commit that changed the container's record.
     pub(crate) fn ring(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Remembers an end as long as the slot lives.
+    pub(crate) fn keep_exit(&self, exit: LastExit) {
+        *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+    }
+
+    /// The last end that was remembered.
+    pub(crate) fn last_exit(&self) -> Option<LastExit> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Hears every ring from now on.
@@ -47,7 +69,7 @@ impl Slots {
         if map.len() >= 64 && map.len() == map.capacity() {
             map.retain(|_, slot| slot.strong_count() > 0);
         }
-        let slot = Arc::new(Slot { lock: Arc::default(), changed: watch::channel(0).0 });
+        let slot = Arc::new(Slot { lock: Arc::default(), changed: watch::channel(0).0, exit: Mutex::default() });
         map.insert(key, Arc::downgrade(&slot));
         slot
     }

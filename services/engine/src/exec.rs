@@ -1,0 +1,188 @@
+//! Exec: a further process in a running container. Prepared first, so that a client can attach before it runs; started by a
+//! second call, or at once where nobody attaches.
+
+use crated_api::crated::engine::v1::{ExecRequest, ExecResponse, ExecWaitRequest, ResizeRequest, WaitResponse};
+use crated_core::{Exec, Stdio, Task};
+use crated_spec::{ExecOptions, exec_process};
+use crated_types::{ContainerId, Error, ExecId, Fault, Kind, Result, Scope};
+use oci_spec::runtime::Spec;
+use prost_types::Any;
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::journal::{Kinds, Open};
+use crate::lookup::Found;
+use crate::names::random_id;
+use crate::record::ExecArguments;
+use crate::start::attach_socket;
+
+/// What identifiers of execs begin with that nobody waits for: the watcher forgets them at their end.
+pub(crate) const DETACHED: &str = "d-";
+/// Type of an OCI process in an `Any`, as containerd registers it.
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+impl Engine {
+    /// Prepares a process in a running container (and starts it with `detach`), or starts a prepared one.
+    ///
+    /// # Errors
+    /// [`Fault::CommandNotFound`] and [`Fault::CommandNotExecutable`] where `execve` refused; nothing is left of the exec then.
+    ///
+    /// # Cancel safety
+    /// Dropped, the exec goes on.
+    pub async fn exec(self: &Arc<Self>, scope: &Scope, request: ExecRequest) -> Result<ExecResponse> {
+        let found = self.find(scope, &request.container).await?;
+        let (engine, scope) = (Arc::clone(self), scope.clone());
+        self.detached(async move {
+            if request.start.is_empty() {
+                engine.exec_new(&scope, &found, request).await
+            } else {
+                engine.exec_prepared(&scope, &found, &request.start).await
+            }
+        })
+        .await
+    }
+
+    async fn exec_new(self: &Arc<Self>, scope: &Scope, found: &Found, request: ExecRequest) -> Result<ExecResponse> {
+        let (task, pid) = self.running(scope, found).await?;
+        if found.life.as_ref().is_some_and(|life| life.paused) {
+            return Err(Error::precondition(Kind::Container, found.name(), "is paused")
+                .remedy_is("let it go on: `cratectl unpause`"));
+        }
+        let prefix = if request.detach { DETACHED } else { "" };
+        let id = ExecId::new(&format!("{prefix}{}", random_id()?))?;
+        let stdio = exec_stdio(&request);
+        let arguments = ExecArguments { exec: id.to_string() };
+        let mut open =
+            self.journal.begin_part(scope, Kinds::Exec, (found.id.as_str(), id.as_str()), &arguments, vec![]).await?;
+        let answer = async {
+            let process = open.step("process", self.exec_process(found, pid, &request)).await?;
+            open.step("exec", task.exec(Exec { id: id.clone(), process, stdio })).await?;
+            let pid = if request.detach { self.exec_run(&mut open, &*task, &id).await? } else { 0 };
+            Ok(pid)
+        }
+        .await;
+        match answer {
+            Ok(pid) => Ok(exec_answer(found, &*task, &id, pid)),
+            Err(error) => {
+                self.exec_failed(&mut open, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn exec_prepared(self: &Arc<Self>, scope: &Scope, found: &Found, exec: &str) -> Result<ExecResponse> {
+        let id = ExecId::new(exec)?;
+        let (task, _) = self.running(scope, found).await?;
+        let Some(mut open) = self.journal.resume_exec(scope, found.id.as_str(), exec).await? else {
+            return Err(Error::not_found(Kind::Exec, exec).remedy_is("an exec is started once; prepare another one"));
+        };
+        match self.exec_run(&mut open, &*task, &id).await {
+            Ok(pid) => Ok(exec_answer(found, &*task, &id, pid)),
+            Err(error) => {
+                self.exec_failed(&mut open, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn exec_run(&self, open: &mut Open, task: &dyn Task, id: &ExecId) -> Result<u32> {
+        let pid = open.step("start", task.start(Some(id))).await?;
+        let closing = self.journal.closing(open, "done").await?;
+        self.commit(closing).await?;
+        Ok(pid)
+    }
+
+    async fn exec_failed(&self, open: &mut Open, error: &Error) {
+        if let Err(second) = self.undo_exec(open, error).await {
+            tracing::error!(container = open.subject(), error = %second, "an exec could not be taken back; the reconciler will");
+        }
+    }
+
+    /// Takes an exec back that was not started.
+    pub(crate) async fn undo_exec(&self, open: &mut Open, reason: &Error) -> Result<()> {
+        let arguments: ExecArguments = open.arguments()?;
+        let (scope, container) = (open.scope.clone(), ContainerId::new(open.subject())?);
+        self.journal.turn_back(open, reason).await?;
+        let Some(task) = self.task(&scope, &container).await? else {
+            return self.commit(vec![self.journal.forgotten(open)]).await.map(drop);
+        };
+        let exec = ExecId::new(&arguments.exec)?;
+        if let Err(error) = task.delete(Some(&exec)).await
+            && !error.is_not_found()
+        {
+            // It ran after all: the crash came between its start and our note of it.
+            tracing::warn!(container = %container, %exec, %error, "an exec that was left open runs on");
+        }
+        let closing = self.journal.closing(open, &format!("undone: {reason}")).await?;
+        self.commit(closing).await.map(drop)
+    }
+
+    async fn exec_process(&self, found: &Found, pid: u32, request: &ExecRequest) -> Result<Any> {
+        let bytes = found.record.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let spec: Spec = serde_json::from_slice(bytes).map_err(|error| {
+            Error::new(Fault::Corrupt, "the stored spec").on(Kind::Container, &found.id).caused_by(error)
+        })?;
+        let user = if request.user.is_empty() {
+            None
+        } else {
+            Some(crate::user::resolve_running(pid, &request.user, &[]).await?)
+        };
+        let options = ExecOptions {
+            args: request.command.clone(),
+            env: request.env.clone(),
+            user,
+            cwd: (!request.working_dir.is_empty()).then(|| request.working_dir.clone()),
+            terminal: request.terminal,
+            console_size: crate::create::console(request.console_columns, request.console_rows),
+            privileged: request.privileged,
+        };
+        let process = exec_process(&spec, &options)?;
+        let value =
+            serde_json::to_vec(&process).map_err(|error| Error::internal("process as JSON").caused_by(error))?;
+        Ok(Any { type_url: PROCESS_TYPE.into(), value })
+    }
+
+    /// Waits for the end of an exec and forgets it.
+    ///
+    /// # Cancel safety
+    /// Asked again, it waits again.
+    pub async fn exec_wait(self: &Arc<Self>, scope: &Scope, request: ExecWaitRequest) -> Result<WaitResponse> {
+        let found = self.find(scope, &request.container).await?;
+        let exec = ExecId::new(&request.exec)?;
+        let unknown = || Error::not_found(Kind::Exec, &request.exec);
+        let task = self.task(scope, &found.id).await?.ok_or_else(unknown)?;
+        let exit = task.wait(Some(&exec)).await?;
+        match task.delete(Some(&exec)).await {
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!(container = %found.id, %exec, %error, "an ended exec was not forgotten");
+            }
+            _ => {}
+        }
+        Ok(WaitResponse { status: exit.status, exited_at: Some(exit.at.into()), ..WaitResponse::default() })
+    }
+
+    /// Sets the size of the terminal of a container or of an exec.
+    pub async fn resize(self: &Arc<Self>, scope: &Scope, request: ResizeRequest) -> Result<()> {
+        let found = self.find(scope, &request.container).await?;
+        let task = self.task(scope, &found.id).await?.ok_or_else(|| crate::engine::not_running(found.id.as_str()))?;
+        let exec = if request.exec.is_empty() { None } else { Some(ExecId::new(&request.exec)?) };
+        task.resize(exec.as_ref(), request.columns, request.rows).await
+    }
+}
+
+fn exec_stdio(request: &ExecRequest) -> Stdio {
+    if request.detach {
+        return Stdio { terminal: request.terminal, ..Stdio::default() };
+    }
+    let address = format!("crated://?stdin={}", if request.stdin { "once" } else { "none" });
+    Stdio {
+        stdin: if request.stdin { address.clone() } else { String::new() },
+        stderr: if request.terminal { String::new() } else { address.clone() },
+        stdout: address,
+        terminal: request.terminal,
+    }
+}
+
+fn exec_answer(found: &Found, task: &dyn Task, id: &ExecId, pid: u32) -> ExecResponse {
+    ExecResponse { id: id.to_string(), container_id: found.id.to_string(), attach_socket: attach_socket(task), pid }
+}

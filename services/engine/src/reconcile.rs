@@ -1,0 +1,230 @@
+//! The reconciler: at the daemon's start every open operation goes to its end or back (DESIGN.md part 6), every life is
+//! compared with its task, and restart policies act.
+
+use crated_core::ProcessStatus;
+use crated_types::{Actor, ContainerId, Error, Namespace, Result, Scope};
+use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::journal::{Kinds, Open};
+use crate::life::State;
+use crate::record::{Desired, LIVES, Life, StartArguments};
+use crate::restart::Policy;
+use crate::watch::{Seen, exit_of};
+
+/// What a reconciliation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Operations that were brought to their end: `kind container`.
+    pub done: Vec<String>,
+    /// Operations that were taken back.
+    pub undone: Vec<String>,
+    /// Containers whose exit was found now.
+    pub exited: Vec<String>,
+    /// Operations that could be neither; they are tried again at the next start.
+    pub failed: Vec<String>,
+}
+
+/// Which way an operation went.
+enum Went {
+    Forward,
+    Back,
+}
+
+impl Engine {
+    /// Ends what a crash left open, compares every life with its task, lets restart policies act, and begins to follow the
+    /// event log. Call it once, after the tasks were restored and before the first request.
+    ///
+    /// # Errors
+    /// Where the records cannot be read; a single operation that fails is in the answer instead.
+    pub async fn reconcile(self: &Arc<Self>) -> Result<Reconciled> {
+        let mut report = Reconciled::default();
+        let (from, kept) = self.watch_from().await?;
+        let rebooted = kept.is_some_and(|record| record.boot_id != self.journal.boot_id());
+        for open in self.journal.open(&Actor::daemon("reconciler")).await? {
+            let what = format!("{} {}", open.kind.name(), open.subject());
+            match self.settle(open).await {
+                Ok(Went::Forward) => report.done.push(what),
+                Ok(Went::Back) => report.undone.push(what),
+                Err(error) => {
+                    tracing::error!(operation = %what, %error, "an operation stays open");
+                    report.failed.push(format!("{what}: {error}"));
+                }
+            }
+        }
+        self.sweep(&mut report).await;
+        self.keep_place(from).await;
+        self.watch(from);
+        self.restart_all(rebooted).await?;
+        tracing::info!(
+            done = report.done.len(),
+            undone = report.undone.len(),
+            exited = report.exited.len(),
+            failed = report.failed.len(),
+            "operations reconciled"
+        );
+        Ok(report)
+    }
+
+    async fn settle(self: &Arc<Self>, mut open: Open) -> Result<Went> {
+        let id = ContainerId::new(open.subject())?;
+        let scope = open.scope.clone();
+        let slot = self.slots.get(scope.namespace.as_str(), id.as_str());
+        match open.kind {
+            Kinds::Create => {
+                let _turn = slot.lock().await;
+                self.undo_create(&mut open, &Error::internal("the daemon ended before the container was made")).await?;
+                Ok(Went::Back)
+            }
+            Kinds::Start => {
+                let _turn = slot.lock().await;
+                self.settle_start(&mut open, &scope, &id).await
+            }
+            Kinds::Stop | Kinds::Restart => {
+                self.go_on(open);
+                Ok(Went::Forward)
+            }
+            Kinds::Remove => {
+                let _turn = slot.lock().await;
+                self.drive_remove(&mut open).await?;
+                Ok(Went::Forward)
+            }
+            Kinds::Exec => {
+                self.undo_exec(&mut open, &Error::internal("the daemon ended before the exec was started")).await?;
+                Ok(Went::Back)
+            }
+        }
+    }
+
+    /// A stop or restart goes on beside the daemon's start: its wait may be long.
+    fn go_on(self: &Arc<Self>, mut open: Open) {
+        let engine = Arc::clone(self);
+        let rest: BoxFuture<'static, ()> = Box::pin(async move {
+            let kind = open.kind.name();
+            let container = open.subject().to_owned();
+            let ended = match open.kind {
+                Kinds::Restart => engine.drive_restart(&mut open).await.map(drop),
+                _ => engine.drive_stop(&mut open).await,
+            };
+            if let Err(error) = ended.and(engine.close_stop(open).await) {
+                tracing::error!(kind, container, %error, "an operation that was left open failed");
+            }
+        });
+        self.deps.tracker.spawn(rest);
+    }
+
+    /// A start: running or ended is forward; made but waiting, or not there at all, is back.
+    async fn settle_start(self: &Arc<Self>, open: &mut Open, scope: &Scope, id: &ContainerId) -> Result<Went> {
+        if self.deps.containers.get(scope, id).await.is_err_and(|error| error.is_not_found()) {
+            self.commit(self.journal.forgetting(open)).await?;
+            return Ok(Went::Back);
+        }
+        let arguments: StartArguments = open.arguments()?;
+        let task = if open.is_back() { None } else { self.task(scope, id).await? };
+        if let Some(task) = task {
+            let state = task.state(None).await?;
+            match state.status {
+                ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing if !arguments.prepare => {
+                    self.started(open, id, state.pid).await?;
+                    return Ok(Went::Forward);
+                }
+                ProcessStatus::Stopped if !arguments.prepare => {
+                    let seen = exit_of(&*task).await?;
+                    self.started(open, id, seen.pid).await?;
+                    return Ok(Went::Forward); // the sweep writes its exit down
+                }
+                _ => {}
+            }
+        }
+        let error = Error::internal("the daemon ended before the container ran");
+        self.undo_start(open, id, &error).await?;
+        if arguments.policy {
+            self.change_life(&scope.namespace, id.as_str(), vec![], |life| life.restarting = true).await?;
+        }
+        Ok(Went::Back)
+    }
+
+    /// Compares lives with tasks, for exits that no event tells of any more.
+    pub(crate) async fn sweep(self: &Arc<Self>, report: &mut Reconciled) {
+        let lives = match LIVES.list(&*self.deps.metadata, &LIVES.prefix("")).await {
+            Ok(lives) => lives,
+            Err(error) => {
+                tracing::error!(%error, "lives could not be read");
+                return;
+            }
+        };
+        for (key, _, life) in lives {
+            let Some((namespace, id)) = LIVES.parts(&key) else { continue };
+            match self.compare(namespace, id, &life).await {
+                Ok(true) => report.exited.push(id.to_owned()),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(container = id, %error, "a life could not be compared with its task");
+                    report.failed.push(format!("exit {id}: {error}"));
+                }
+            }
+        }
+    }
+
+    async fn compare(self: &Arc<Self>, namespace: &str, id: &str, life: &Life) -> Result<bool> {
+        let scope = Scope::new(Namespace::new(namespace)?, Actor::daemon("reconciler"));
+        let id = ContainerId::new(id)?;
+        let slot = self.slots.get(namespace, id.as_str());
+        let _turn = slot.lock().await;
+        let task = self.task(&scope, &id).await?;
+        let Some(task) = task else {
+            if !life.has_task() {
+                return Ok(false);
+            }
+            let reason = "its process was lost with the shim or the host";
+            let seen = Seen {
+                pid: life.pid,
+                status: 255,
+                at: crated_core::time::now(),
+                oom_killed: false,
+                reason: reason.into(),
+            };
+            return self.ended_locked(&scope, &id, seen).await;
+        };
+        let state = task.state(None).await?;
+        match state.status {
+            ProcessStatus::Stopped => {
+                self.bury_locked(&scope, &id, &*task).await?;
+                Ok(true)
+            }
+            ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing => {
+                let paused = state.status != ProcessStatus::Running;
+                if life.running && life.paused != paused {
+                    self.change_life(&scope.namespace, id.as_str(), vec![], |life| life.paused = paused).await?;
+                }
+                Ok(false)
+            }
+            ProcessStatus::Created | ProcessStatus::Unknown => Ok(false),
+        }
+    }
+
+    /// Starts what its policy wants running: at once after a crash, and after a reboot also what a person stopped under `always`.
+    async fn restart_all(self: &Arc<Self>, rebooted: bool) -> Result<()> {
+        for (key, _, life) in LIVES.list(&*self.deps.metadata, &LIVES.prefix("")).await? {
+            let Some((namespace, id)) = LIVES.parts(&key) else { continue };
+            if !matches!(life.state(), State::Exited | State::Restarting) {
+                continue;
+            }
+            let policy = Policy::parse(life.wanted(id)?.restart.as_ref()).unwrap_or_default();
+            let stopped = life.desired != Desired::Running as i32;
+            let wanted = life.restarting
+                || (rebooted && policy == Policy::Always)
+                || (rebooted && policy == Policy::UnlessStopped && !stopped);
+            if !wanted {
+                continue;
+            }
+            let scope = Scope::new(Namespace::new(namespace)?, Actor::daemon("restart policy"));
+            let id = ContainerId::new(id)?;
+            self.change_life(&scope.namespace, id.as_str(), vec![], |life| life.restarting = true).await?;
+            self.start_later(&scope, &id, Duration::ZERO);
+        }
+        Ok(())
+    }
+}
