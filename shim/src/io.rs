@@ -13,6 +13,7 @@ mod jsonlog;
 mod uri;
 
 use attach::Switchboard;
+pub(crate) use copy::watched;
 use copy::{Polled, Sink, polled};
 use crated_oci::Stdio;
 use crated_sys::OFlag;

@@ -8,7 +8,7 @@ use crate::container::Container;
 use crate::events::Events;
 use crate::exit::Exit;
 use crate::io::attach::Switchboard;
-use crate::io::{Addresses, Io, Subject};
+use crate::io::{Addresses, Io, Subject, watched};
 use crate::process::{Action, State};
 use crate::runtime::{Create, Runtime};
 use crate::serve::Owner;
@@ -25,11 +25,11 @@ use crated_types::{Code, Error, Fault, Kind, Mount, Result};
 use prost::Message;
 use prost_types::Any;
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
@@ -494,10 +494,9 @@ impl Keeper {
     }
 
     fn watch_memory(&self, container: &Container) {
-        use std::os::fd::AsFd;
         let Some(oom) = &container.oom else { return };
         let Ok(fd) = oom.as_fd().try_clone_to_owned() else { return };
-        let Ok(watch) = AsyncFd::with_interest(fd, Interest::READABLE) else { return };
+        let Ok(watch) = watched::<OwnedFd>(fd, Interest::READABLE) else { return };
         let (mailbox, id) = (self.mailbox.clone(), container.id.clone());
         spawn_local(async move {
             // The keeper reads the counter; it forgets the container when it is deleted, which the kernel tells, too.

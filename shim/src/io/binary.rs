@@ -3,6 +3,7 @@
 //! The numbers are made in a fresh, single-threaded image of ours: it is spawned with the three pipes as its standard
 //! streams, moves them up, and executes the program.
 
+use super::copy::watched;
 use super::uri::Program;
 use crate::log;
 use crated_sys::clone::{Spawn, spawn};
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
 
 /// How long a program may take to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -98,7 +99,7 @@ fn wait_ready(mut ready: PipeReader, program: &Program) -> Result<()> {
 impl Logger {
     /// Its input has ended: it gets a moment, then SIGTERM, then SIGKILL.
     pub(crate) async fn end(self) {
-        let Ok(watch) = AsyncFd::with_interest(self.pidfd, tokio::io::Interest::READABLE) else { return };
+        let Ok(watch) = watched::<OwnedFd>(self.pidfd, Interest::READABLE) else { return };
         for (patience, signal) in [(END.0, SIGTERM), (END.1, SIGKILL)] {
             if tokio::time::timeout(patience, watch.readable()).await.is_ok() {
                 return;

@@ -5,7 +5,7 @@ use super::jsonlog::Stream;
 use crate::log;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,7 +22,13 @@ pub(crate) type Polled = AsyncFd<File>;
 /// Takes a descriptor into the runtime.
 pub(crate) fn polled(fd: OwnedFd, interest: Interest) -> std::io::Result<Polled> {
     crated_sys::fs::set_nonblocking(fd.as_fd(), true)?;
-    AsyncFd::with_interest(fd.into(), interest)
+    watched(fd, interest)
+}
+
+/// Watches a descriptor that its owner never exchanges.
+#[expect(deprecated, reason = "the successor is unsafe for types that may exchange their descriptor: these do not")]
+pub(crate) fn watched<T: From<OwnedFd> + AsRawFd>(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(T::from(fd), interest)
 }
 
 /// Where bytes go.
