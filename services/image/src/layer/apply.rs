@@ -4,7 +4,7 @@ use super::limits::{PATH_MAX, malformed};
 use super::read::{Entry, EntryKind, Tar, Time};
 use super::tree::{self, Folder, Tree, c_name, clean, os, split};
 use super::{Applied, ApplyOptions, ApplyTarget, pipe};
-use crated_types::Result;
+use crated_types::{Error, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
@@ -83,12 +83,7 @@ impl Applier {
     }
 
     /// Runs `act`, which makes `name`; what is in its way is removed, then it runs again.
-    fn make<T>(
-        &mut self,
-        folder: &Folder,
-        name: &CStr,
-        act: impl Fn() -> rustix::io::Result<T>,
-    ) -> Result<T> {
+    fn make<T>(&mut self, folder: &Folder, name: &CStr, act: impl Fn() -> rustix::io::Result<T>) -> Result<T> {
         let failed = |errno| os("make", &folder.join(name.to_bytes()), errno);
         match act() {
             Err(Errno::EXIST) => {
@@ -121,7 +116,8 @@ impl Applier {
                 .map_err(|errno| failed("change owner of", errno))?;
         }
         if self.needs_mode(entry) {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).map_err(|errno| failed("change mode of", errno))?;
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
+                .map_err(|errno| failed("change mode of", errno))?;
         }
         if !entry.xattrs.is_empty() {
             self.xattrs(entry, |key, value| rustix::fs::fsetxattr(&file, key, value, XattrFlags::empty()))?;
@@ -140,6 +136,7 @@ impl Applier {
                     .map_err(|errno| os("stat", &path, errno))?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                     self.tree.close(asked);
+                    drop_xattrs(parent, name, entry)?;
                 } else {
                     self.tree.clear(parent, name)?;
                     make().map_err(|errno| os("make folder", &path, errno))?;
@@ -189,7 +186,8 @@ impl Applier {
         if from.join(target) == folder.join(name.to_bytes()) {
             return Err(malformed(&entry.name, "a hard link to itself"));
         }
-        let nothing = || malformed(&entry.name, format_args!("a hard link to {:?}, which is not there", lossy(&entry.link)));
+        let nothing =
+            || malformed(&entry.name, format_args!("a hard link to {:?}, which is not there", lossy(&entry.link)));
         if self.tree.is_overlay() {
             match rustix::fs::statat(&from.fd, &c_target, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if tree::is_whiteout(&stat) => return Err(nothing()),
@@ -311,6 +309,21 @@ fn write(file: &OwnedFd, mut bytes: &[u8], name: &[u8]) -> Result<()> {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(os("write", name, errno)),
         }
+    }
+    Ok(())
+}
+
+/// Takes from a folder that was there the attributes that its entry does not have.
+fn drop_xattrs(parent: &Folder, name: &CStr, entry: &Entry) -> Result<()> {
+    let failed = |error| Error::os(format!("read attributes of {:?}", lossy(&entry.name)), error);
+    for (key, _) in crated_sys::tree::xattrs(&parent.fd, name).map_err(failed)? {
+        let bytes = key.to_bytes();
+        let host = bytes.starts_with(b"trusted.overlay.") || bytes == b"security.selinux";
+        if host || entry.xattrs.iter().any(|(kept, _)| kept == bytes) {
+            continue;
+        }
+        rustix::fs::lremovexattr(crated_sys::tree::proc_path(&parent.fd, name), &key)
+            .map_err(|errno| os("remove an attribute of", &entry.name, errno))?;
     }
     Ok(())
 }

@@ -28,8 +28,7 @@ impl Compression {
             "+zstd" => Ok(Some(Self::Zstd)),
             _ => Err(unknown()),
         };
-        for oci in
-            ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"]
+        for oci in ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"]
         {
             if let Some(rest) = base.strip_prefix(oci) {
                 return suffix(rest);
@@ -110,7 +109,9 @@ impl<W: Write> Compressor<W> {
         Ok(match kind {
             Compression::None => Self::None(writer),
             // Level and header are fixed, the header has no time: the same tar gives the same bytes.
-            Compression::Gzip => Self::Gzip(Box::new(flate2::write::GzEncoder::new(writer, flate2::Compression::new(6)))),
+            Compression::Gzip => {
+                Self::Gzip(Box::new(flate2::write::GzEncoder::new(writer, flate2::Compression::new(6))))
+            }
             Compression::Zstd => Self::Zstd(Box::new(zstd::stream::write::Encoder::new(writer, 3)?)),
         })
     }

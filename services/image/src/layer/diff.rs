@@ -78,13 +78,16 @@ struct Pending {
     xattrs: compare::Xattrs,
 }
 
+/// Another name of a file, with what `stat` says of it.
+type Sibling = (Vec<u8>, Item);
+
 struct Differ<W: Write> {
     tar: TarWriter<Sink<W>>,
     epoch: Option<i64>,
     /// First written name of each file with several.
     written: HashMap<(u64, u64), Vec<u8>>,
     /// Unchanged names of files with several.
-    unchanged: HashMap<(u64, u64), Vec<(Vec<u8>, Item)>>,
+    unchanged: HashMap<(u64, u64), Vec<Sibling>>,
     pending: Vec<Pending>,
     buffer: Vec<u8>,
 }
@@ -223,7 +226,18 @@ impl<W: Write> Differ<W> {
     fn mark(&mut self, name: &[u8]) -> Result<()> {
         self.flush()?;
         let mtime = self.epoch.unwrap_or(0);
-        let head = Head { name, flag: b'0', mode: 0o600, uid: 0, gid: 0, size: 0, mtime, link: b"", device: (0, 0), xattrs: &[] };
+        let head = Head {
+            name,
+            flag: b'0',
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime,
+            link: b"",
+            device: (0, 0),
+            xattrs: &[],
+        };
         self.tar.head(&head).map_err(write_error)
     }
 
@@ -247,7 +261,14 @@ impl<W: Write> Differ<W> {
     }
 
     /// Writes anything but a folder.
-    fn write(&mut self, folder: &OwnedFd, name: &CStr, item: &Item, xattrs: &compare::Xattrs, path: &[u8]) -> Result<()> {
+    fn write(
+        &mut self,
+        folder: &OwnedFd,
+        name: &CStr,
+        item: &Item,
+        xattrs: &compare::Xattrs,
+        path: &[u8],
+    ) -> Result<()> {
         self.flush()?;
         if item.links > 1 {
             if let Some(first) = self.written.get(&item.id) {
@@ -265,7 +286,8 @@ impl<W: Write> Differ<W> {
                 self.contents(folder, name, item.size, path)?;
             }
             FileType::Symlink => {
-                target = rustix::fs::readlinkat(folder, name, Vec::new()).map_err(|errno| read_error(path, errno.into()))?;
+                target =
+                    rustix::fs::readlinkat(folder, name, Vec::new()).map_err(|errno| read_error(path, errno.into()))?;
                 (head.flag, head.link) = (b'2', target.to_bytes());
                 self.tar.head(&head).map_err(write_error)?;
             }
@@ -294,7 +316,8 @@ impl<W: Write> Differ<W> {
 
     /// Writes exactly `size` bytes of the file: cut, or filled with zeros, where it changes meanwhile.
     fn contents(&mut self, folder: &OwnedFd, name: &CStr, size: u64, path: &[u8]) -> Result<()> {
-        let file = if size > 0 { Some(tree::open_file(folder, name).map_err(|error| read_error(path, error))?) } else { None };
+        let file =
+            if size > 0 { Some(tree::open_file(folder, name).map_err(|error| read_error(path, error))?) } else { None };
         let mut left = size;
         while let (Some(file), true) = (&file, left > 0) {
             let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));

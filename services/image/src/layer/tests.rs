@@ -5,7 +5,9 @@ mod hostile;
 mod property;
 mod support;
 
-use super::{ApplyOptions, ApplyTarget, Compression, DiffOptions, apply, apply_to_mounts, diff, diff_mounts, diff_upperdir};
+use super::{
+    ApplyOptions, ApplyTarget, Compression, DiffOptions, apply, apply_to_mounts, diff, diff_mounts, diff_upperdir,
+};
 use crated_types::Mount;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,7 +17,12 @@ use support::{Archive, Tree, applied, is_whiteout, opaque};
 fn whiteouts_delete_in_a_whole_tree() {
     let root = Tree::new();
     root.file("keep", "k").file("gone", "g").file("d/old", "o").file("d/sub/older", "o").file("tree/a/b", "x");
-    let layer = Archive::new().folder("d/").file("d/new", "n").file("d/.wh..wh..opq", "").file(".wh.gone", "").file(".wh.tree", "");
+    let layer = Archive::new()
+        .folder("d/")
+        .file("d/new", "n")
+        .file("d/.wh..wh..opq", "")
+        .file(".wh.gone", "")
+        .file(".wh.tree", "");
     applied(&layer, &ApplyTarget::direct(root.path())).unwrap();
     assert_eq!(root.names(), ["d", "d/new", "keep"], "what the layer made before its opaque mark stays");
 }
@@ -153,10 +160,13 @@ fn trailing_bytes_count_and_all_compressions_give_one_diff_id() {
         gzip.extend(member.finish().unwrap());
     }
     let zstd = zstd::stream::encode_all(&tar[..], 1).unwrap();
-    let digest = crated_types::Digest::sha256(sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&tar)).into());
+    let digest = crated_types::Digest::sha256(
+        sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(&tar)).into(),
+    );
     for bytes in [&tar, &gzip, &zstd] {
         let root = Tree::new();
-        let answer = apply(&bytes[..], &ApplyTarget::direct(root.path()), &ApplyOptions { sync: true, ..Default::default() });
+        let answer =
+            apply(&bytes[..], &ApplyTarget::direct(root.path()), &ApplyOptions { sync: true, ..Default::default() });
         let answer = answer.unwrap();
         assert_eq!((answer.diff_id, answer.size, answer.entries), (digest.clone(), tar.len() as u64, 1));
         assert_eq!(root.read("a"), "text");
@@ -237,10 +247,16 @@ fn an_upper_folder_and_the_merged_tree_give_layers_of_one_effect() {
     near.file("etc/c", "c");
     let active = overlay_mount(&[&near, &base], Some(&upper), &work);
     let view = overlay_mount(&[&near, &base], None, &work);
-    let layer = Archive::new().file("etc/.wh.a", "").file("opt/.wh.x", "").file("opt/new", "n").file("etc/b", "changed").file(".wh.top", "");
+    let layer = Archive::new()
+        .file("etc/.wh.a", "")
+        .file("opt/.wh.x", "")
+        .file("opt/new", "n")
+        .file("etc/b", "changed")
+        .file(".wh.top", "");
     apply_to_mounts(&layer.bytes()[..], std::slice::from_ref(&active), &ApplyOptions::default()).unwrap();
 
-    let merged = |mount: &Mount| super::with_mounts(std::slice::from_ref(mount), |root| Ok(support::names(root))).unwrap();
+    let merged =
+        |mount: &Mount| super::with_mounts(std::slice::from_ref(mount), |root| Ok(support::names(root))).unwrap();
     assert_eq!(merged(&active), ["etc", "etc/b", "etc/c", "opt", "opt/new"]);
     let options = DiffOptions { compression: Compression::None, source_date_epoch: None };
     let (mut fast, mut slow, mut through) = (Vec::new(), Vec::new(), Vec::new());

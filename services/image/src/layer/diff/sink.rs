@@ -1,7 +1,7 @@
 //! Where a layer's bytes go: hashed, compressed, hashed again, written.
 
-use super::super::compress::{Compression, Compressor};
 use super::super::Written;
+use super::super::compress::{Compression, Compressor};
 use crated_types::Digest;
 use sha2::{Digest as _, Sha256};
 use std::io::{self, BufWriter, Write};

@@ -42,7 +42,8 @@ impl Header {
         whole.extend_from_slice(name);
         let device = if known && matches!(flag, b'3' | b'4') {
             let part = |what, from| {
-                u32::try_from(positive(what, from, 8)?).map_err(|_| malformed(name, format_args!("{what} is too large")))
+                u32::try_from(positive(what, from, 8)?)
+                    .map_err(|_| malformed(name, format_args!("{what} is too large")))
             };
             (part("major number", 329)?, part("minor number", 337)?)
         } else {

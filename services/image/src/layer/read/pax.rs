@@ -131,7 +131,9 @@ mod tests {
         let pax = Pax::parse(b"12 path=a/b\n26 SCHILY.xattr.user.a=\0=\n", b"x", &Limits::default()).unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"\0=".to_vec())]);
-        for bad in [&b"99 path=a\n"[..], b"5 path", b"0 path=a\n", b"path=a\n", b"8 a=b\n\n\n1", b"18446744073709551616 a=b\n"] {
+        for bad in
+            [&b"99 path=a\n"[..], b"5 path", b"0 path=a\n", b"path=a\n", b"8 a=b\n\n\n1", b"18446744073709551616 a=b\n"]
+        {
             assert!(Pax::parse(bad, b"x", &Limits::default()).is_err(), "{bad:?}");
         }
     }

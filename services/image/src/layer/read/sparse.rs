@@ -9,13 +9,7 @@ use std::io::BufRead;
 
 impl<R: BufRead> Tar<R> {
     /// Reads the map of a sparse file, checks it, and puts it with the real size into the entry.
-    pub(super) fn sparse(
-        &mut self,
-        block: &[u8; BLOCK],
-        header: &Header,
-        pax: &Pax,
-        entry: &mut Entry,
-    ) -> Result<()> {
+    pub(super) fn sparse(&mut self, block: &[u8; BLOCK], header: &Header, pax: &Pax, entry: &mut Entry) -> Result<()> {
         let name = entry.name.clone();
         let (segments, size) = if header.flag == b'S' {
             let size = field(&block[483..495]).ok_or_else(|| malformed(&name, "real size is no number"))?;

@@ -28,7 +28,11 @@ fn same(left: &Tree, right: &Tree, whole_seconds: bool) {
         assert_eq!(of(&one), of(&other), "{name}");
         assert!(whole_seconds || one.mtime_nsec() == other.mtime_nsec(), "{name}");
         if one.is_file() {
-            assert_eq!(fs::read(left.path().join(&name)).unwrap(), fs::read(right.path().join(&name)).unwrap(), "{name}");
+            assert_eq!(
+                fs::read(left.path().join(&name)).unwrap(),
+                fs::read(right.path().join(&name)).unwrap(),
+                "{name}"
+            );
         }
         if one.is_symlink() {
             let target = |tree: &Tree| fs::read_link(tree.path().join(&name)).unwrap();

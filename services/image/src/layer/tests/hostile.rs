@@ -23,8 +23,8 @@ impl Cage {
 
     /// The outside is as it was.
     fn check(&self) {
-        let outside: Vec<_> = self.outer.names().into_iter().filter(|name| !name.starts_with("root/")).collect();
-        assert_eq!(outside, ["root", "secret", "secret/file"]);
+        assert_eq!(fs::read_dir(self.outer.path()).unwrap().count(), 2);
+        assert_eq!(super::support::names(&self.outer.path().join("secret")), ["file"]);
         assert_eq!(self.outer.read("secret/file"), "outside");
         let secret = self.outer.stat("secret/file");
         assert_eq!(std::os::unix::fs::MetadataExt::nlink(&secret), 1);
@@ -33,6 +33,14 @@ impl Cage {
 
     fn inside(&self) -> Vec<String> {
         super::support::names(&self.outer.path().join("root"))
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        // Deeper than the standard library can remove.
+        let folder = fs::File::open(self.outer.path()).unwrap();
+        crated_sys::tree::remove(&folder, std::ffi::OsStr::new("root")).unwrap();
     }
 }
 
@@ -89,7 +97,8 @@ fn symbolic_links_lead_nowhere_else() {
 fn an_absolute_link_to_the_host_stays_inside() {
     let cage = Cage::new();
     let secret = cage.outer.path().join("secret").display().to_string();
-    let archive = Archive::new().symlink("out", &secret).file("out/file", "mine").file("out/.wh.file", "").folder("out/");
+    let archive =
+        Archive::new().symlink("out", &secret).file("out/file", "mine").file("out/.wh.file", "").folder("out/");
     applied(&archive, &cage.target()).unwrap();
     cage.check();
 }
@@ -113,7 +122,8 @@ fn a_link_is_replaced_and_never_written_through() {
 #[test]
 fn a_hard_link_to_a_link_is_the_link_itself() {
     let cage = Cage::new();
-    let archive = Archive::new().symlink("l", "../secret/file").hard_link("h", "l").entry("h", b'0', |head| head.mode = 0o666);
+    let archive =
+        Archive::new().symlink("l", "../secret/file").hard_link("h", "l").entry("h", b'0', |head| head.mode = 0o666);
     applied(&archive, &cage.target()).unwrap();
     cage.check();
 }
@@ -150,8 +160,9 @@ fn loops_and_long_names_end() {
     refused(&Archive::new().symlink("a", &target).file("a/x", ""), "too long");
     refused(&Archive::new().file("etc/hosts/x", ""), "used as a folder");
     // Links that make a path longer with each step.
-    let step = "d/".repeat(1500);
-    refused(&Archive::new().folder(&step).symlink("s", &step).file("s/s2/x", "").symlink("t", &format!("s/{step}")).file("t/x", ""), "too long");
+    let step = "d/".repeat(900);
+    let archive = Archive::new().folder(&step).symlink("s", &step).symlink("t", &format!("s/{step}"));
+    refused(&archive.file("t/ok", "").symlink("u", &format!("t/{step}")).file("u/x", ""), "too long");
 }
 
 #[test]
@@ -175,7 +186,7 @@ fn bounds_hold() {
 fn a_bomb_is_cut_while_it_unfolds() {
     use std::io::Write;
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    bomb.write_all(&Archive::new().entry("f", b'0', |head| head.size = 1 << 40).bytes()[..512]).unwrap();
+    bomb.write_all(&Archive::new().entry("f", b'0', |head| head.size = 1 << 32).bytes()[..512]).unwrap();
     let zeros = vec![0; 1 << 20];
     for _ in 0..64 {
         bomb.write_all(&zeros).unwrap();
@@ -217,7 +228,12 @@ fn damage_is_named() {
 #[test]
 fn sparse_maps_that_lie_are_refused() {
     let record = |text: &str| format!("{} {text}\n", text.len() + 4);
-    for map in ["GNU.sparse.map=0,9999", "GNU.sparse.map=9,1,0,1", "GNU.sparse.map=1,2,3", "GNU.sparse.map=18446744073709551615,2"] {
+    for map in [
+        "GNU.sparse.map=0,9999",
+        "GNU.sparse.map=9,1,0,1",
+        "GNU.sparse.map=1,2,3",
+        "GNU.sparse.map=18446744073709551615,2",
+    ] {
         let mut pax = record("GNU.sparse.size=100");
         pax.push_str(&format!("{} {map}\n", map.len() + 4));
         let mut body = pax.clone().into_bytes();

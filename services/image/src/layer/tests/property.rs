@@ -1,6 +1,8 @@
 //! Apply after diff gives the upper tree, whatever the two trees are; through a whole tree and through an overlay.
 
-use super::super::{ApplyOptions, ApplyTarget, Compression, DiffOptions, apply, diff, diff_mounts, apply_to_mounts, with_mounts};
+use super::super::{
+    ApplyOptions, ApplyTarget, Compression, DiffOptions, apply, apply_to_mounts, diff, diff_mounts, with_mounts,
+};
 use super::overlay_mount;
 use super::support::Tree;
 use proptest::prelude::*;
@@ -11,8 +13,15 @@ use std::path::Path;
 
 #[derive(Clone, Debug)]
 enum Thing {
-    File { text: Vec<u8>, mode: u32, uid: u32 },
-    Folder { mode: u32, note: bool },
+    File {
+        text: Vec<u8>,
+        mode: u32,
+        uid: u32,
+    },
+    Folder {
+        mode: u32,
+        note: bool,
+    },
     Link(String),
     Pipe,
     /// A further name of the file at this path, if there is one.
@@ -23,7 +32,8 @@ enum Thing {
 type Plan = BTreeMap<String, (Thing, i64)>;
 
 fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "wh", "x y"]), 1..4).prop_map(|parts| parts.join("/"))
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "wh", "x y"]), 1..4)
+        .prop_map(|parts| parts.join("/"))
 }
 
 fn thing() -> impl Strategy<Value = Thing> {
@@ -73,7 +83,7 @@ fn build(root: &Path, plan: &Plan) {
             .unwrap(),
             Thing::Hard(target) => {
                 let target = root.join(target);
-                if inside(root, target.parent().unwrap()) && target.symlink_metadata().is_ok_and(|stat| stat.is_file()) {
+                if is_real(root, &target) && target.symlink_metadata().is_ok_and(|stat| stat.is_file()) {
                     fs::hard_link(target, &place).unwrap();
                 } else {
                     fs::write(&place, b"").unwrap();
@@ -96,6 +106,14 @@ fn inside(root: &Path, folder: &Path) -> bool {
         }
     }
     true
+}
+
+/// Whether nothing on the way to `path` is a link.
+fn is_real(root: &Path, path: &Path) -> bool {
+    path.ancestors()
+        .skip(1)
+        .take_while(|at| *at != root)
+        .all(|at| at.symlink_metadata().is_ok_and(|stat| stat.is_dir()))
 }
 
 fn touch(path: &Path, seconds: i64) {

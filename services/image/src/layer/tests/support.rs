@@ -73,7 +73,7 @@ pub(super) fn names(root: &Path) -> Vec<String> {
     fn walk(root: &Path, folder: &Path, into: &mut Vec<String>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            into.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            into.push(path.strip_prefix(root).unwrap().to_string_lossy().into_owned());
             if path.symlink_metadata().unwrap().is_dir() {
                 walk(root, &path, into);
             }

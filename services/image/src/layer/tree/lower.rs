@@ -31,7 +31,8 @@ impl Tree {
     pub(in super::super) fn below(&self, path: &[u8]) -> Result<Option<Below>> {
         let Some(lower) = &self.lower else { return Ok(None) };
         let mut upper = dup(&self.root.fd).ok();
-        let mut layers = lower.iter().map(dup).collect::<rustix::io::Result<Vec<_>>>().map_err(|e| os("dup", path, e))?;
+        let mut layers =
+            lower.iter().map(dup).collect::<rustix::io::Result<Vec<_>>>().map_err(|e| os("dup", path, e))?;
         let mut parts = path.split(|byte| *byte == b'/').peekable();
         while let Some(part) = parts.next() {
             let name = c_name(part)?;
@@ -60,10 +61,10 @@ impl Tree {
                 }
             }
             upper = upper.and_then(|upper| open(&upper, &name).ok());
-            if let Some(upper) = &upper {
-                if is_opaque(upper).map_err(|errno| os("read attributes of", path, errno))? {
-                    return Ok(None);
-                }
+            if let Some(upper) = &upper
+                && is_opaque(upper).map_err(|errno| os("read attributes of", path, errno))?
+            {
+                return Ok(None);
             }
             layers = next;
         }
