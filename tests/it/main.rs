@@ -1,1 +1,3 @@
-//! placeholder
+//! End-to-end tests: a real daemon, real shims, real containers, real peers.
+
+mod life;
