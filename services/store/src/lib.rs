@@ -30,6 +30,11 @@ pub mod metadata;
 pub mod namespaces;
 pub mod snapshots;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use containers::Containers;
 pub use content::Content;
 pub use events::Events;

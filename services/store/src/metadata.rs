@@ -21,7 +21,7 @@ pub(crate) mod seal;
 pub(crate) mod segment;
 pub(crate) mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod view;
 pub(crate) mod writer;
 
