@@ -51,6 +51,12 @@ impl Exit {
         write().map_err(|error| Error::os(format!("write {}", path.display()), error))
     }
 
+    /// Forgets the record of an earlier life in the same bundle.
+    pub(crate) fn forget(bundle: &Path) {
+        // Mostly there is none.
+        let _ = std::fs::remove_file(bundle.join(FILE));
+    }
+
     /// The record of a bundle, where init has ended: pid and exit.
     pub(crate) fn load(bundle: &Path) -> Option<(u32, Self)> {
         let record: Record = serde_json::from_slice(&std::fs::read(bundle.join(FILE)).ok()?).ok()?;

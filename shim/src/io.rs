@@ -337,6 +337,9 @@ impl Drop for Io {
         for copy in &self.copies {
             copy.abort();
         }
+        // Nothing more will be taken: whoever waits for that goes on.
+        self.left.count.set(0);
+        self.left.none.notify_waiters();
         for logger in self.loggers.drain(..) {
             spawn_local(logger.end());
         }

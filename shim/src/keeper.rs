@@ -154,6 +154,7 @@ impl Keeper {
         }
         let bundle = PathBuf::from(&request.bundle);
         let spec = spec::load(&bundle)?;
+        Exit::forget(&bundle);
         let options = options(request.options.as_ref())?;
         let addresses = Addresses {
             terminal: request.terminal,

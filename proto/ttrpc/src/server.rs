@@ -244,7 +244,7 @@ impl Connection<'_> {
             let error = too_long(frame.head.length as usize);
             return self.refuse(stream, status::status(Code::ResourceExhausted, error.to_string())).await;
         };
-        if stream % 2 == 0 {
+        if stream.is_multiple_of(2) {
             return self
                 .refuse(
                     stream,

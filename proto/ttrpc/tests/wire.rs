@@ -1,5 +1,7 @@
 //! Client and server over a socket pair, and each against raw bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use bytes::Bytes;
 use crated_api::containerd::task::v3::{ConnectRequest, ConnectResponse};
 use crated_api::ttrpc::{Request, Response};

@@ -109,6 +109,8 @@ impl Switchboard {
                 let incoming = receive(read, &hub, number);
                 let outgoing = send(&mut write, ticket);
                 tokio::select! {
+                    // What a client is owed at once goes out before its farewell is read.
+                    biased;
                     () = outgoing => { hub.leave(number); }
                     farewell = incoming => match farewell {
                         Farewell::Detached => { hub.leave(number); }

@@ -21,24 +21,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_containerd-shim-crated-v2");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_containerd-shim-crated-v2");
 /// Nothing here should take longer; a test that hangs fails.
-pub const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// An id that no other container on this machine has.
-pub fn unique(what: &str) -> String {
+pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Awaits `future`, but not for ever.
-pub async fn soon<F: Future>(future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(LONG, future).await.expect("it takes too long")
 }
 
 /// A root file system with busybox in it.
-pub fn rootfs(dir: &Path) {
+pub(crate) fn rootfs(dir: &Path) {
     for folder in ["bin", "proc", "dev", "tmp", "sys", "etc"] {
         std::fs::create_dir_all(dir.join(folder)).unwrap();
     }
@@ -49,7 +49,7 @@ pub fn rootfs(dir: &Path) {
 }
 
 /// A spec of a container with namespaces of its own.
-pub fn spec(id: &str, args: &[&str]) -> Value {
+pub(crate) fn spec(id: &str, args: &[&str]) -> Value {
     json!({
         "ociVersion": "1.1.0",
         "root": {"path": "rootfs"},
@@ -71,7 +71,7 @@ pub fn spec(id: &str, args: &[&str]) -> Value {
 }
 
 /// Events as a daemon takes them.
-pub struct Daemon {
+pub(crate) struct Daemon {
     seen: mpsc::UnboundedSender<Envelope>,
 }
 
@@ -87,13 +87,13 @@ impl Service for Daemon {
 }
 
 /// Serves events at a path until it is dropped.
-pub struct Events {
+pub(crate) struct Events {
     task: tokio::task::JoinHandle<()>,
-    pub seen: mpsc::UnboundedReceiver<Envelope>,
+    pub(crate) seen: mpsc::UnboundedReceiver<Envelope>,
 }
 
 impl Events {
-    pub fn listen(path: &Path) -> Self {
+    pub(crate) fn listen(path: &Path) -> Self {
         let (sender, seen) = mpsc::unbounded_channel();
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).unwrap();
@@ -104,13 +104,13 @@ impl Events {
     }
 
     /// The next event's topic and message.
-    pub async fn next(&mut self) -> (String, Any) {
+    pub(crate) async fn next(&mut self) -> (String, Any) {
         let envelope = soon(self.seen.recv()).await.expect("an event");
         assert_eq!(envelope.namespace, "test");
         (envelope.topic, envelope.event.unwrap())
     }
 
-    pub async fn topics(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn topics(&mut self, count: usize) -> Vec<String> {
         let mut topics = Vec::new();
         for _ in 0..count {
             topics.push(self.next().await.0);
@@ -126,17 +126,17 @@ impl Drop for Events {
 }
 
 /// A shim that serves, started as crated's daemon does.
-pub struct Shim {
-    pub dir: TempDir,
-    pub id: String,
-    pub socket: PathBuf,
-    pub child: Child,
-    pub client: Client,
+pub(crate) struct Shim {
+    pub(crate) dir: TempDir,
+    pub(crate) id: String,
+    pub(crate) socket: PathBuf,
+    pub(crate) child: Child,
+    pub(crate) client: Client,
 }
 
 impl Shim {
     /// Starts a shim whose container is made of `spec`.
-    pub async fn start(what: &str, change: impl FnOnce(&mut Value), args: &[&str]) -> (Self, Events) {
+    pub(crate) async fn start(what: &str, change: impl FnOnce(&mut Value), args: &[&str]) -> (Self, Events) {
         let dir = tempfile::Builder::new().prefix("shim").tempdir().unwrap();
         let id = unique(what);
         let bundle = dir.path().join("bundle");
@@ -164,19 +164,19 @@ impl Shim {
         (Self { dir, id, socket, child, client }, events)
     }
 
-    pub fn bundle(&self) -> PathBuf {
+    pub(crate) fn bundle(&self) -> PathBuf {
         self.dir.path().join("bundle")
     }
 
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.path().join("out.json")
     }
 
-    pub async fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A> {
+    pub(crate) async fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A> {
         self.client.call("containerd.task.v3.Task", method, request, CallOptions::within(LONG)).await
     }
 
-    pub fn request(&self, stdout: &str) -> api::CreateTaskRequest {
+    pub(crate) fn request(&self, stdout: &str) -> api::CreateTaskRequest {
         let source = self.dir.path().join("image").display().to_string();
         let root =
             Mount { r#type: "bind".into(), source, target: String::new(), options: vec!["rbind".into(), "rw".into()] };
@@ -191,45 +191,45 @@ impl Shim {
     }
 
     /// Creates the container with crated's own streams.
-    pub async fn create(&self, query: &str) -> u32 {
+    pub(crate) async fn create(&self, query: &str) -> u32 {
         self.create_with(self.request(&format!("crated://{}?{query}", self.log().display()))).await
     }
 
-    pub async fn create_with(&self, request: api::CreateTaskRequest) -> u32 {
+    pub(crate) async fn create_with(&self, request: api::CreateTaskRequest) -> u32 {
         self.call::<api::CreateTaskResponse>("Create", &request)
             .await
             .unwrap_or_else(|e| panic!("{e}\n{}", self.said()))
             .pid
     }
 
-    pub async fn run(&self) -> u32 {
+    pub(crate) async fn run(&self) -> u32 {
         self.try_start("").await.unwrap_or_else(|error| panic!("{error:?}\n{}", self.said()))
     }
 
-    pub async fn try_start(&self, exec: &str) -> Result<u32> {
+    pub(crate) async fn try_start(&self, exec: &str) -> Result<u32> {
         let request = api::StartRequest { id: self.id.clone(), exec_id: exec.into() };
         Ok(self.call::<api::StartResponse>("Start", &request).await?.pid)
     }
 
-    pub async fn wait(&self, exec: &str) -> u32 {
+    pub(crate) async fn wait(&self, exec: &str) -> u32 {
         let request = api::WaitRequest { id: self.id.clone(), exec_id: exec.into() };
         self.call::<api::WaitResponse>("Wait", &request).await.unwrap().exit_status
     }
 
-    pub async fn state(&self, exec: &str) -> Result<api::StateResponse> {
+    pub(crate) async fn state(&self, exec: &str) -> Result<api::StateResponse> {
         self.call("State", &api::StateRequest { id: self.id.clone(), exec_id: exec.into() }).await
     }
 
-    pub async fn kill(&self, exec: &str, signal: u32) -> Result<()> {
+    pub(crate) async fn kill(&self, exec: &str, signal: u32) -> Result<()> {
         let request = api::KillRequest { id: self.id.clone(), exec_id: exec.into(), signal, all: false };
         self.call("Kill", &request).await
     }
 
-    pub async fn delete(&self, exec: &str) -> Result<api::DeleteResponse> {
+    pub(crate) async fn delete(&self, exec: &str) -> Result<api::DeleteResponse> {
         self.call("Delete", &api::DeleteRequest { id: self.id.clone(), exec_id: exec.into() }).await
     }
 
-    pub async fn exec(&self, exec: &str, args: &[&str], terminal: bool, stdout: &str) -> Result<()> {
+    pub(crate) async fn exec(&self, exec: &str, args: &[&str], terminal: bool, stdout: &str) -> Result<()> {
         let process = json!({
             "terminal": terminal, "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": args, "env": ["PATH=/bin"]
         });
@@ -250,7 +250,7 @@ impl Shim {
     }
 
     /// The entries of the log: stream and text.
-    pub fn entries(&self) -> Vec<(String, String)> {
+    pub(crate) fn entries(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let entry = |line: &str| {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -260,12 +260,12 @@ impl Shim {
     }
 
     /// The shim's own words.
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.bundle().join("log")).unwrap_or_default()
     }
 
     /// Ends the shim and checks that nothing is left.
-    pub async fn shutdown(mut self) {
+    pub(crate) async fn shutdown(mut self) {
         self.call::<()>("Shutdown", &api::ShutdownRequest { id: self.id.clone(), now: false }).await.unwrap();
         soon(self.client.closed()).await;
         assert!(self.child.wait().unwrap().success(), "{}", self.said());
@@ -274,14 +274,14 @@ impl Shim {
         self.no_cgroups();
     }
 
-    pub fn no_cgroups(&self) {
+    pub(crate) fn no_cgroups(&self) {
         for hierarchy in ["memory", "pids", "unified", "freezer"] {
             let path = Path::new("/sys/fs/cgroup").join(hierarchy).join("crated-shim-test").join(&self.id);
             assert!(!path.exists(), "{} is left", path.display());
         }
     }
 
-    pub async fn attach(&self, exec: &str, stdin: bool) -> Attached {
+    pub(crate) async fn attach(&self, exec: &str, stdin: bool) -> Attached {
         self.attach_as(Hello {
             exec: exec.into(),
             container: self.id.clone(),
@@ -293,7 +293,7 @@ impl Shim {
         .await
     }
 
-    pub async fn attach_as(&self, hello: Hello) -> Attached {
+    pub(crate) async fn attach_as(&self, hello: Hello) -> Attached {
         let path = format!("{}{}", self.socket.display(), attach::SOCKET_SUFFIX);
         let mut stream = UnixStream::connect(path).await.unwrap();
         stream.write_all(&attach::frame(FrameType::Hello, &hello.encode())).await.unwrap();
@@ -315,18 +315,18 @@ impl Drop for Shim {
 }
 
 /// An attach client.
-pub struct Attached {
-    pub stream: UnixStream,
+pub(crate) struct Attached {
+    pub(crate) stream: UnixStream,
     /// All output so far.
-    pub output: Vec<u8>,
+    pub(crate) output: Vec<u8>,
 }
 
 impl Attached {
-    pub async fn send(&mut self, kind: FrameType, payload: &[u8]) {
+    pub(crate) async fn send(&mut self, kind: FrameType, payload: &[u8]) {
         self.stream.write_all(&attach::frame(kind, payload)).await.unwrap();
     }
 
-    pub async fn frame(&mut self) -> Option<(FrameType, Vec<u8>)> {
+    pub(crate) async fn frame(&mut self) -> Option<(FrameType, Vec<u8>)> {
         let mut bytes = [0; HEAD];
         soon(self.stream.read_exact(&mut bytes)).await.ok()?;
         let (kind, length) = attach::head(bytes).unwrap();
@@ -339,7 +339,7 @@ impl Attached {
     }
 
     /// Reads until the output holds `text`.
-    pub async fn until(&mut self, text: &str) {
+    pub(crate) async fn until(&mut self, text: &str) {
         while !String::from_utf8_lossy(&self.output).contains(text) {
             let frame = self.frame().await;
             let shown = String::from_utf8_lossy(&self.output).into_owned();
@@ -348,7 +348,7 @@ impl Attached {
     }
 
     /// Reads to the end; answers the exit status.
-    pub async fn exit(&mut self) -> u32 {
+    pub(crate) async fn exit(&mut self) -> u32 {
         loop {
             match self.frame().await.expect("an exit frame") {
                 (FrameType::Exit, status) => {
@@ -361,7 +361,7 @@ impl Attached {
         }
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()
     }
 }

@@ -272,3 +272,29 @@ async fn what_a_killed_shim_leaves_is_removed() {
     assert!(crated_sys::poll::readable(std::os::fd::AsFd::as_fd(&init), Some(crate::harness::LONG)).unwrap());
     shim.no_cgroups();
 }
+
+#[tokio::test]
+async fn a_shim_keeps_several_containers() {
+    let (shim, mut events) = Shim::start("pod", |_| {}, &["sleep", "1000"]).await;
+    shim.create("stdin=none").await;
+    shim.run().await;
+    let id = crate::harness::unique("second");
+    let bundle = shim.dir.path().join("second");
+    std::fs::create_dir(&bundle).unwrap();
+    std::fs::write(bundle.join("config.json"), crate::harness::spec(&id, &["sh", "-c", "exit 8"]).to_string()).unwrap();
+    let mut request = shim.request("");
+    (request.id, request.bundle) = (id.clone(), bundle.display().to_string());
+    shim.create_with(request).await;
+    let start = api::StartRequest { id: id.clone(), exec_id: String::new() };
+    shim.call::<api::StartResponse>("Start", &start).await.unwrap();
+    let wait = api::WaitRequest { id: id.clone(), exec_id: String::new() };
+    assert_eq!(shim.call::<api::WaitResponse>("Wait", &wait).await.unwrap().exit_status, 8);
+    let delete = api::DeleteRequest { id: id.clone(), exec_id: String::new() };
+    assert_eq!(shim.call::<api::DeleteResponse>("Delete", &delete).await.unwrap().exit_status, 8);
+    assert_eq!(shim.state("").await.unwrap().status(), Status::Running);
+    shim.kill("", 9).await.unwrap();
+    assert_eq!(shim.wait("").await, 137);
+    shim.delete("").await.unwrap();
+    assert_eq!(events.topics(8).await.iter().filter(|topic| *topic == "/tasks/exit").count(), 2);
+    shim.shutdown().await;
+}

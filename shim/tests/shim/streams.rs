@@ -257,3 +257,23 @@ async fn a_full_disk_does_not_stop_the_container() {
     assert_eq!(shim.wait("").await, 3);
     finish(shim).await;
 }
+
+#[tokio::test]
+async fn an_exec_has_a_terminal_of_its_own() {
+    let (shim, _events) = Shim::start("exectty", |_| {}, &["sleep", "1000"]).await;
+    shim.create("stdin=none").await;
+    shim.run().await;
+    shim.exec("t", &["sh", "-c", "stty size; read x; echo got $x"], true, "crated://?stdin=open").await.unwrap();
+    let mut client = shim.attach("t", true).await;
+    let size: [u8; 4] = [0, 77, 0, 22];
+    client.send(FrameType::Resize, &size).await;
+    assert_eq!(client.frame().await.unwrap(), (FrameType::Attached, vec![1]));
+    shim.try_start("t").await.unwrap();
+    client.send(FrameType::Stdin, b"it\n").await;
+    assert_eq!(client.exit().await, 0);
+    assert!(client.text().starts_with("22 77\r\n") && client.text().ends_with("got it\r\n"), "{:?}", client.text());
+    shim.delete("t").await.unwrap();
+    shim.kill("", 9).await.unwrap();
+    shim.wait("").await;
+    finish(shim).await;
+}
