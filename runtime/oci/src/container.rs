@@ -100,7 +100,8 @@ impl Container {
         let mut plan = plan::compile(spec, &facts)?;
         plan.process.preserve_fds = request.options.preserve_fds;
         set_terminal(&mut plan, &request.stdio);
-        let facets = Facets::new(&request, &plan);
+        let state = base_state(request.id, request.bundle, spec);
+        let facets = Facets::of(request.id, request.bundle, state, spec, &plan, request.options.no_new_keyring);
         let linux = spec.linux().as_ref();
         let path = CgroupPath::new(linux.and_then(|l| l.cgroups_path().as_deref()), request.id)?;
         let cgroup = Cgroup::create(&path, linux.and_then(|l| l.resources().as_ref()))?;
@@ -123,14 +124,8 @@ impl Container {
     }
 
     /// A container that some other process made; `pidfd` must be its init's.
-    pub(crate) fn adopt(
-        facets: Facets,
-        pid: i32,
-        pidfd: OwnedFd,
-        control: Option<OwnedFd>,
-        cgroup: Cgroup,
-    ) -> Container {
-        Container { facets, pid, pidfd, control, console: None, cgroup, destroyed: false }
+    pub(crate) fn adopt(facets: Facets, pid: i32, pidfd: OwnedFd, cgroup: Cgroup) -> Container {
+        Container { facets, pid, pidfd, control: None, console: None, cgroup, destroyed: false }
     }
 
     /// Its id.
@@ -334,20 +329,27 @@ impl ExecProcess {
 }
 
 impl Facets {
-    fn new(request: &CreateRequest<'_>, plan: &plan::Plan) -> Facets {
-        let hooks = request.spec.hooks().as_ref();
+    pub(crate) fn of(
+        id: &str,
+        bundle: &Path,
+        state: String,
+        spec: &Spec,
+        plan: &plan::Plan,
+        no_new_keyring: bool,
+    ) -> Facets {
+        let hooks = spec.hooks().as_ref();
         let list = |l: Option<&Vec<Hook>>| l.map(|h| h.iter().map(plan::hook).collect()).unwrap_or_default();
-        let kinds = request.spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+        let kinds = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
         let kinds =
             kinds.map_or(Kinds::NONE, |n| n.iter().fold(Kinds::NONE, |a, n| a.with(plan::compile_kind(n.typ()))));
         Facets {
-            id: request.id.to_owned(),
-            bundle: request.bundle.to_owned(),
-            state: base_state(request.id, request.bundle, request.spec),
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            state,
             namespaces: kinds.0,
             maps: plan.maps.clone(),
             seccomp: plan.process.seccomp.clone(),
-            keyring: !request.options.no_new_keyring,
+            keyring: !no_new_keyring,
             poststart: list(hooks.and_then(|h| h.poststart().as_ref())),
             poststop: list(hooks.and_then(|h| h.poststop().as_ref())),
         }
@@ -374,7 +376,7 @@ pub(crate) fn base_state(id: &str, bundle: &Path, spec: &Spec) -> String {
     .to_string()
 }
 
-fn host_facts() -> Facts {
+pub(crate) fn host_facts() -> Facts {
     Facts {
         apparmor: crated_sys::kernel::has_apparmor(),
         selinux: crated_sys::kernel::has_selinux(),

@@ -211,9 +211,8 @@ impl<'a> Init<'a> {
         let mut message = [0u8; 8];
         match crated_sys::socket::receive(gate, &mut message) {
             Ok((n, _)) if n > 0 && message[0] == GO => {
-                if let [_, a, b, c, d, ..] = message {
-                    self.outer_pid = i32::from_ne_bytes([a, b, c, d]);
-                }
+                let [_, a, b, c, d, ..] = message;
+                self.outer_pid = i32::from_ne_bytes([a, b, c, d]);
                 Ok(())
             }
             _ => process::exit_now(1),

@@ -7,6 +7,7 @@
 //! library call [`init_main`] first thing when their first argument is `init`.
 
 pub mod cgroup;
+pub mod cli;
 mod container;
 mod error;
 mod hooks;

@@ -11,7 +11,7 @@ mod process;
 
 pub use compile::{Facts, compile};
 pub(crate) use compile::{hook, kind as compile_kind, lexical};
-pub use mounts::MountOptions;
+pub use mounts::{MountOptions, mount_words};
 pub use process::process;
 
 /// What the parent does, and what init does.

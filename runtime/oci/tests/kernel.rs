@@ -2,6 +2,7 @@
 
 mod kernel {
     pub(crate) mod bench;
+    pub(crate) mod cli;
     pub(crate) mod harness;
     pub(crate) mod hostile;
     pub(crate) mod lifecycle;

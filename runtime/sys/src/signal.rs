@@ -31,6 +31,42 @@ impl Drop for Blocked {
     }
 }
 
+pub use libc::{SIGCHLD, SIGPIPE, SIGURG, SIGWINCH};
+
+/// All signals as a queue to read instead of interruptions; they stay blocked for this thread.
+#[derive(Debug)]
+pub struct Queue(std::os::fd::OwnedFd);
+
+impl Queue {
+    /// Blocks all signals for this thread and opens the queue (non-blocking).
+    pub fn all() -> Result<Queue> {
+        std::mem::forget(Blocked::all());
+        let full = u64::MAX;
+        let flags = (libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) as usize;
+        // SAFETY: signalfd4 reads a mask of 8 bytes and answers a fresh descriptor.
+        unsafe { crate::raw::call_fd(libc::SYS_signalfd4, [usize::MAX, &raw const full as usize, 8, flags, 0, 0]) }
+            .map(Queue)
+            .of("signalfd4", || "all")
+    }
+
+    /// The next signal that waits, by number.
+    pub fn take(&self) -> Result<Option<i32>> {
+        // struct signalfd_siginfo is 128 bytes, the number comes first.
+        let mut info = [0u8; 128];
+        match rustix::io::read(&self.0, &mut info) {
+            Ok(128) => Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))),
+            Err(rustix::io::Errno::AGAIN) | Ok(_) => Ok(None),
+            Err(error) => Err(error).of("read", || "signalfd"),
+        }
+    }
+}
+
+impl std::os::fd::AsFd for Queue {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Gives every signal its default action and unblocks all: what a program expects at its start.
 pub fn reset_all() -> Result<()> {
     for signal in 1..=MAX {

@@ -97,6 +97,18 @@ impl MountOptions {
     }
 }
 
+/// Every option word that is understood by itself, not passed to the file system.
+pub fn mount_words() -> Vec<String> {
+    let plain = ATTRIBUTES.iter().map(|(name, ..)| (*name).to_owned());
+    let below = ATTRIBUTES.iter().map(|(name, ..)| format!("r{name}"));
+    let kinds = ["private", "slave", "shared", "unbindable"];
+    let propagation = kinds.iter().flat_map(|k| [(*k).to_owned(), format!("r{k}")]);
+    let others = ["bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned);
+    let mut words: Vec<String> = plain.chain(below).chain(propagation).chain(others).collect();
+    words.sort();
+    words
+}
+
 fn apply(all_set: &mut u64, all_clear: &mut u64, clear: u64, set: u64) {
     *all_set = (*all_set & !clear) | set;
     *all_clear |= clear;
