@@ -101,6 +101,18 @@ fn archives_of_gnu_tar_are_read_in_every_format() {
 }
 
 #[test]
+fn an_archive_of_busybox_is_read() {
+    let source = Tree::new();
+    source.file("a", "text").file("d/b", &"x".repeat(9000)).link("l", "d/b").chmod("d", 0o1777);
+    let Ok(output) = Command::new("busybox").args(["tar", "-cf", "-", "."]).current_dir(source.path()).output() else {
+        return println!("skip: busybox absent");
+    };
+    let target = Tree::new();
+    apply(&output.stdout[..], &ApplyTarget::direct(target.path()), &ApplyOptions::default()).unwrap();
+    same(&source, &target, true);
+}
+
+#[test]
 fn gnu_tar_reads_our_archives() {
     let source = rich();
     for (compression, flag) in [(Compression::None, "--"), (Compression::Gzip, "-z"), (Compression::Zstd, "--zstd")] {
