@@ -1,4 +1,5 @@
 //! Every backend on a real file system, through the one suite. Needs root.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use crated_snapshotters::{Access, Backend, Btrfs, Native, Offload, Overlay, SnapshotId, suite};
 use crated_types::Fault;
