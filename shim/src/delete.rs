@@ -9,7 +9,7 @@ use crated_sys::pidfd;
 use crated_types::{Error, Result};
 use prost::Message;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 const SIGKILL: i32 = 9;
@@ -75,6 +75,6 @@ fn is_ours(pid: u32, bundle: &Path) -> bool {
 }
 
 /// Detaches what a foreign daemon may have mounted.
-fn unmount(rootfs: &PathBuf) {
+fn unmount(rootfs: &Path) {
     while crated_sys::mount::umount(rootfs, crated_sys::mount::MntFlags::MNT_DETACH).is_ok() {}
 }

@@ -3,12 +3,14 @@
 //! What it does itself does not wait, but for the runtime, which is blocking: creating and starting take milliseconds. What
 //! waits (an exit, output that is not taken yet) is answered by a task of its own.
 
+mod exits;
+
 use crate::args::Args;
 use crate::container::Container;
 use crate::events::Events;
 use crate::exit::Exit;
 use crate::io::attach::Switchboard;
-use crate::io::{Addresses, Io, Subject, watched};
+use crate::io::{Addresses, Io, Subject};
 use crate::process::{Action, State};
 use crate::runtime::{Create, Runtime};
 use crate::serve::Owner;
@@ -25,11 +27,9 @@ use crated_types::{Code, Error, Fault, Kind, Mount, Result};
 use prost::Message;
 use prost_types::Any;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
-use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
@@ -418,105 +418,6 @@ impl Keeper {
     fn connect(&self, request: &api::ConnectRequest) -> api::ConnectResponse {
         let task_pid = self.containers.get(&request.id).map_or(0, |container| container.init.pid);
         api::ConnectResponse { shim_pid: std::process::id(), task_pid, version: String::new() }
-    }
-
-    /// A child has ended: those that are known are seen to, orphans that became ours are just reaped.
-    pub(crate) fn reap(&mut self) {
-        loop {
-            let pid = match crated_sys::pidfd::peek_any() {
-                Ok(Some(pid)) => pid,
-                Ok(None) => return,
-                Err(error) => return log::warn(format_args!("{error}")),
-            };
-            let known = self.containers.iter().find_map(|(id, container)| {
-                container.find(pid.cast_unsigned()).map(|exec| (id.clone(), exec.to_owned()))
-            });
-            match (known, crated_sys::pidfd::reap(pid)) {
-                (Some((id, exec)), Ok(status)) => self.ended(&id, &exec, status.code().cast_unsigned()),
-                (None, Ok(status)) => log::debug(format_args!("orphan {pid} reaped: {}", status.code())),
-                (_, Err(error)) => return log::warn(format_args!("{error}")),
-            }
-        }
-    }
-
-    fn ended(&mut self, id: &str, exec: &str, status: u32) {
-        let at = SystemTime::now();
-        self.oom(id);
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if exec.is_empty() {
-            log::info(format_args!("{id}: init ended with {status}"));
-            let oom_killed = container.oom_kills > 0 && status == 137;
-            container.pending = Some(Exit { status, at, oom_killed });
-            container.end_others();
-            if !container.has_running_execs() {
-                return self.finish_init(id);
-            }
-            let (mailbox, id) = (self.mailbox.clone(), id.to_owned());
-            spawn_local(async move {
-                tokio::time::sleep(OVERDUE).await;
-                let _ = mailbox.send(Op::Overdue { id }).await;
-            });
-            return;
-        }
-        let exit = Exit { status, at, oom_killed: false };
-        let Ok(process) = container.process(exec) else { return };
-        let pid = process.pid;
-        process.ended(exit);
-        let last = container.pending.is_some() && !container.has_running_execs();
-        self.publish_exit(id, exec, pid, exit);
-        if last {
-            self.finish_init(id);
-        }
-    }
-
-    /// Tells the world of init's exit: first the disk, then the waiters, then the daemon.
-    fn finish_init(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(exit) = container.pending.take() else { return };
-        let pid = container.init.pid;
-        if self.owner == Owner::Crated
-            && let Err(error) = exit.save(&container.bundle, pid)
-        {
-            log::error(format_args!("{id}: the record of the exit is not on disk: {error}"));
-        }
-        container.init.ended(exit);
-        self.publish_exit(id, id, pid, exit);
-    }
-
-    fn publish_exit(&self, container: &str, process: &str, pid: u32, exit: Exit) {
-        let message = event::TaskExit {
-            container_id: container.into(),
-            id: process.into(),
-            pid,
-            exit_status: exit.status,
-            exited_at: Some(timestamp(exit.at)),
-        };
-        self.events.publish("/tasks/exit", "containerd.events.TaskExit", &message);
-    }
-
-    fn watch_memory(&self, container: &Container) {
-        let Some(oom) = &container.oom else { return };
-        let Ok(fd) = oom.as_fd().try_clone_to_owned() else { return };
-        let Ok(watch) = watched::<OwnedFd>(fd, Interest::READABLE) else { return };
-        let (mailbox, id) = (self.mailbox.clone(), container.id.clone());
-        spawn_local(async move {
-            // The keeper reads the counter; it forgets the container when it is deleted, which the kernel tells, too.
-            while let Ok(mut guard) = watch.readable().await {
-                guard.clear_ready();
-                drop(guard);
-                if mailbox.send(Op::Oom { id: id.clone() }).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-
-    fn oom(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if container.new_oom_kills() {
-            let message = event::TaskOom { container_id: id.into() };
-            self.events.publish("/tasks/oom", "containerd.events.TaskOOM", &message);
-        }
     }
 }
 
