@@ -5,7 +5,7 @@ use crate::labels;
 use crate::manifest::{self, Document, OciDescriptor, ingest_prefix};
 use crate::progress::Progress;
 use crate::registry::{DOCUMENT_MAX, Repository};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use crated_core::{Commit, ContentStore, Expected, Ingest};
 use crated_types::{Descriptor, Error, Fault, IngestRef, Kind, Labels, Result, Scope};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// How often a blob that someone else writes is looked at, and how long without progress of theirs.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 const LOCK_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Bytes that are gathered before they are written: a write has a price of its own.
+const CHUNK: usize = 128 << 10;
 
 /// Where an unpacker gets a layer.
 #[derive(Debug)]
@@ -185,13 +188,26 @@ impl Fetcher {
         self.progress.bytes(id, "downloading", offset, descriptor.size);
         if offset < descriptor.size {
             let mut reader = self.stopping(self.repository.blob(descriptor, offset)).await?;
-            while let Some(chunk) = self.stopping(reader.next()).await? {
+            let mut buffer = BytesMut::new();
+            loop {
+                let next = self.stopping(reader.next()).await;
+                if let Ok(Some(chunk)) = &next {
+                    buffer.extend_from_slice(chunk);
+                    if buffer.len() < CHUNK {
+                        continue;
+                    }
+                }
+                // Also after a failure: what has come is kept for the next attempt.
+                let chunk = buffer.split().freeze();
                 offset += chunk.len() as u64;
                 ingest.write(chunk).await?;
                 if let Some(writer) = &writer {
                     writer.advance(offset);
                 }
                 self.progress.bytes(id, "downloading", offset, descriptor.size);
+                if next?.is_none() {
+                    break;
+                }
             }
         }
         let expected = Expected { digest: Some(descriptor.digest.clone()), size: Some(descriptor.size) };

@@ -74,7 +74,7 @@ pub async fn find(
     let mut at = target.clone();
     for _ in 0..DEPTH_MAX {
         match document(content, scope, &at).await? {
-            Document::Manifest(manifest) => return Ok((at, manifest)),
+            Document::Manifest(manifest) => return Ok((at, *manifest)),
             Document::Index(index) => {
                 let list = candidates(&index, platform);
                 let Some(first) = list.first() else { return Err(no_platform(&index, platform, what)) };

@@ -119,7 +119,7 @@ pub enum Document {
     /// An index.
     Index(Index),
     /// A manifest.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 impl Document {
@@ -206,7 +206,7 @@ fn build(raw: Raw, index: bool, media_type: &str) -> Result<Document> {
     if config.size > crate::registry::DOCUMENT_MAX {
         return Err(bad(format!("a configuration of {} bytes", config.size)));
     }
-    Ok(Document::Manifest(Manifest { config, layers: list, annotations }))
+    Ok(Document::Manifest(Box::new(Manifest { config, layers: list, annotations })))
 }
 
 /// The media type of a document: `told` where it is one, else what the document calls itself, else by its shape.

@@ -149,7 +149,7 @@ async fn choose(fetcher: &Fetcher, target: &Descriptor, request: &Pull) -> Resul
     let mut at = target.clone();
     for _ in 0..inspect::DEPTH_MAX {
         match fetcher.document(&at).await? {
-            Document::Manifest(manifest) => return Ok(manifest),
+            Document::Manifest(manifest) => return Ok(*manifest),
             Document::Index(index) => {
                 let list = inspect::candidates(&index, &request.platform);
                 let Some(first) = list.first() else {

@@ -265,7 +265,8 @@ mod tests {
         let second = reader.next().unwrap().unwrap();
         assert_eq!((second.link.as_str(), second.symbolic), ("../a/layer.tar", true));
         assert_eq!(reader.next().unwrap(), None);
-        let mut cut = Reader::new(&bytes[..1100]);
+        assert!(Reader::new(&bytes[..1100]).next().is_err());
+        let mut cut = Reader::new(&bytes[..1537]);
         cut.next().unwrap();
         assert!(cut.next().is_err());
         assert!(Reader::new(&[7_u8; 1024][..]).next().is_err());

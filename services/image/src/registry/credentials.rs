@@ -87,10 +87,10 @@ pub(crate) async fn lookup(path: &Path, host: &str, repository: &str) -> Result<
             return Ok(Some((credentials, format!("credential helper {helper:?}"))));
         }
     }
-    if let Some((key, auth)) = best(file.auths.as_ref(), &wanted, repository) {
-        if let Some(credentials) = auth.credentials().map_err(|why| bad_file(path, format!("entry {key:?}: {why}")))? {
-            return Ok(Some((credentials, format!("{} (entry {key:?})", path.display()))));
-        }
+    if let Some((key, auth)) = best(file.auths.as_ref(), &wanted, repository)
+        && let Some(credentials) = auth.credentials().map_err(|why| bad_file(path, format!("entry {key:?}: {why}")))?
+    {
+        return Ok(Some((credentials, format!("{} (entry {key:?})", path.display()))));
     }
     if let Some(helper) = file.creds_store.as_deref().filter(|helper| !helper.is_empty()) {
         let server = if wanted.len() > 1 { "https://index.docker.io/v1/" } else { host };

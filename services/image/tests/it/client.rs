@@ -157,7 +157,7 @@ async fn tokens_are_fetched_once_and_credentials_are_used() {
     open(&registry, config(), given("pw")).await.resolve().await.unwrap();
     assert_eq!(plain(&registry).await.resolve().await.unwrap_err().fault(), Fault::Unauthenticated);
 
-    registry.with(|state| state.auth = Auth::OAuth("refresh"));
+    registry.with(|state| state.auth = Auth::Refresh("refresh"));
     let access = Access { credentials: Some(Credentials::Identity("refresh".into())), ..Access::default() };
     open(&registry, config(), access).await.resolve().await.unwrap();
 

@@ -48,7 +48,7 @@ impl LeaseStore for Leases {
     }
 
     async fn list(&self, _: &Scope, _: &Filters) -> Result<Vec<Lease>> {
-        unimplemented!("not asked by the image service")
+        unreachable!("the image service does not ask for it")
     }
 
     async fn delete(&self, scope: &Scope, id: &LeaseId, _: bool) -> Result<()> {
@@ -260,7 +260,7 @@ impl ContentStore for Content {
     }
 
     async fn statuses(&self, _: &Scope, _: &Filters) -> Result<Vec<IngestStatus>> {
-        unimplemented!("not asked by the image service")
+        unreachable!("the image service does not ask for it")
     }
 
     async fn abort(&self, scope: &Scope, reference: &IngestRef) -> Result<()> {

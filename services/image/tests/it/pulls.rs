@@ -194,13 +194,14 @@ async fn two_images_that_share_a_layer_fetch_and_unpack_it_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_fetched_is_kept_for_the_next_attempt() {
     let registry = Registry::start().await;
-    let image = images::three();
+    let filler = vec![b'x'; 8 << 20];
+    let image = Built::new(vec![Layer::plain(&[("filler", &filler), ("a", b"third")])]);
     registry.put_image(&image, Some("1"));
     let mut rig = Rig::new();
     let name = registry.name("x:1");
     registry.with(|state| {
         // The configuration comes whole, then every connection is cut.
-        state.cuts = std::iter::once(usize::MAX >> 1).chain([400_000]).chain(std::iter::repeat_n(0, 50)).collect();
+        state.cuts = std::iter::once(usize::MAX >> 1).chain([4 << 20]).chain(std::iter::repeat_n(0, 50)).collect();
     });
     let error = rig.fails(request(&name), Fault::Unreachable).await;
     assert!(error.to_string().contains(&name), "{error}");

@@ -28,8 +28,8 @@ pub(crate) enum Auth {
     Basic(&'static str, &'static str),
     /// A bearer token; anonymous or for this name and password.
     Token(Option<(&'static str, &'static str)>),
-    /// A bearer token for this refresh token.
-    OAuth(&'static str),
+    /// A bearer token for this refresh token (OAuth2).
+    Refresh(&'static str),
     /// Nobody: every token is refused.
     Nobody,
 }
@@ -72,6 +72,11 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// Over TLS, where a configuration is given.
+    pub(crate) async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
@@ -80,15 +85,21 @@ impl Registry {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let state = shared.clone();
+                let (state, tls) = (shared.clone(), tls.clone());
                 connections.spawn(async move {
                     let service = hyper::service::service_fn(move |request| {
                         let state = state.clone();
                         async move { Ok::<_, Infallible>(answer(&state, address, request).await) }
                     });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    let http = hyper::server::conn::http1::Builder::new();
+                    match tls.map(tokio_rustls::TlsAcceptor::from) {
+                        None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                drop(http.serve_connection(TokioIo::new(stream), service).await);
+                            }
+                        }
+                    }
                 });
             }
         });
@@ -210,7 +221,7 @@ fn token(state: &mut State, seen: &Seen, body: &str) -> Response<Body> {
     let granted = match &state.auth {
         Auth::Token(None) | Auth::Nobody => true,
         Auth::Token(Some((name, password))) => seen.authorization == Some(basic(name, password)),
-        Auth::OAuth(token) => {
+        Auth::Refresh(token) => {
             body.contains(&format!("refresh_token={token}")) && body.contains("grant_type=refresh_token")
         }
         _ => false,
@@ -235,7 +246,7 @@ fn refuse(state: &State, address: SocketAddr, seen: &Seen) -> Option<String> {
             (seen.authorization != Some(basic(name, password))).then(|| r#"Basic realm="fixture""#.to_owned())
         }
         Auth::Nobody => Some(bearer),
-        Auth::Token(_) | Auth::OAuth(_) => (seen.authorization.as_deref() != Some("Bearer good")).then_some(bearer),
+        Auth::Token(_) | Auth::Refresh(_) => (seen.authorization.as_deref() != Some("Bearer good")).then_some(bearer),
     }
 }
 

@@ -46,11 +46,11 @@ impl Snapshotter for Folders {
     }
 
     async fn update(&self, _: &Scope, _: &SnapshotKey, _: &Labels, _: &Mask) -> Result<Snapshot> {
-        unimplemented!("not asked by the image service")
+        unreachable!("the image service does not ask for it")
     }
 
     async fn usage(&self, _: &Scope, _: &SnapshotKey) -> Result<Usage> {
-        unimplemented!("not asked by the image service")
+        unreachable!("the image service does not ask for it")
     }
 
     async fn mounts(&self, _: &Scope, key: &SnapshotKey) -> Result<Vec<Mount>> {
@@ -103,7 +103,7 @@ impl Snapshotter for Folders {
     }
 
     async fn view(&self, _: &Scope, _: &SnapshotKey, _: Option<&SnapshotKey>, _: Labels) -> Result<Vec<Mount>> {
-        unimplemented!("not asked by the image service")
+        unreachable!("the image service does not ask for it")
     }
 
     async fn commit(
