@@ -140,12 +140,10 @@ impl Inner {
     ) -> Result<Blob> {
         let now = time::now();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        let blob =
-            Blob { digest: digest.to_string(), size, labels, created_at: Some(now), updated_at: Some(now) };
+        let blob = Blob { digest: digest.to_string(), size, labels, created_at: Some(now), updated_at: Some(now) };
         let event = events::ContentCreate { digest: digest.to_string(), size, ..events::ContentCreate::default() };
         let event = Op::event(&Event::new(scope, "/content/create", "containerd.events.ContentCreate", &event));
-        let frame =
-            Frame { joins: vec![content(digest)], leaves: vec![ingest(reference)], makes_namespace: true };
+        let frame = Frame { joins: vec![content(digest)], leaves: vec![ingest(reference)], makes_namespace: true };
         let key = blob_key(scope, digest);
         let written = change(&*self.metadata, scope, &frame, (BLOBS, key.clone()), |found| {
             let mut ops = vec![Op::Delete(ingest_key(scope, reference))];
@@ -246,8 +244,10 @@ impl ContentStore for Content {
             Ok((found, file)) if found == size => {
                 Ok(Arc::new(Reader { digest: digest.clone(), file: Arc::new(file), size }))
             }
-            Ok((found, _)) => Err(Error::new(Fault::Corrupt, format!("its file has {found} bytes, not {size}"))
-                .on(Kind::Content, digest)),
+            Ok((found, _)) => {
+                Err(Error::new(Fault::Corrupt, format!("its file has {found} bytes, not {size}"))
+                    .on(Kind::Content, digest))
+            }
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
                 // removed in this moment, or damaged
                 self.inner.blob(scope, digest).await?;
@@ -300,12 +300,14 @@ impl ContentStore for Content {
         }
         let record = inner.begin(scope, reference, &expected).await?;
         let (opener, name) = (Arc::clone(inner), reference.clone());
-        let (record, state) = blocking::run(move || opener.open_state(&record, &name).map(|state| (record, state))).await??;
+        let (record, state) =
+            blocking::run(move || opener.open_state(&record, &name).map(|state| (record, state))).await??;
         let mut status = inner.status_of(&record)?;
         match &state {
             State::Writing(writing) => status.offset = writing.offset,
             State::Borrowed(_, file, _) => {
-                let size = file.metadata().map_err(|source| Error::os("stat", source).on(Kind::Ingest, reference))?.len();
+                let size =
+                    file.metadata().map_err(|source| Error::os("stat", source).on(Kind::Ingest, reference))?.len();
                 (status.offset, status.total) = (size, size);
             }
         }

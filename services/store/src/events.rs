@@ -69,7 +69,8 @@ impl EventLog for Events {
         // the watch first: what is committed from here on wakes us
         let wake = self.metadata.watch();
         let cursor = after.unwrap_or(Cursor { revision: self.metadata.revision(), index: u32::MAX });
-        let follower = Follower { metadata: Arc::clone(&self.metadata), wake, cursor, page: VecDeque::new(), over: false };
+        let follower =
+            Follower { metadata: Arc::clone(&self.metadata), wake, cursor, page: VecDeque::new(), over: false };
         futures::stream::unfold(follower, Follower::step).boxed()
     }
 }

@@ -56,7 +56,11 @@ impl ImageStore for Images {
     async fn list(&self, scope: &Scope, filters: &Filters) -> Result<Vec<Image>> {
         if let Some(name) = filters.required("name") {
             let found = IMAGES.get(&*self.metadata, &IMAGES.key(scope.namespace.as_str(), name)).await?;
-            return Ok(found.map(|(_, image)| image).filter(|image| filters.matches(&Fields(image))).into_iter().collect());
+            return Ok(found
+                .map(|(_, image)| image)
+                .filter(|image| filters.matches(&Fields(image)))
+                .into_iter()
+                .collect());
         }
         let all = IMAGES.list(&*self.metadata, &IMAGES.prefix(scope.namespace.as_str())).await?;
         Ok(all.into_iter().map(|(_, _, image)| image).filter(|image| filters.matches(&Fields(image))).collect())

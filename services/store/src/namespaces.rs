@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use crated_api::containerd::events;
 use crated_core::mask::update_labels;
-use crated_core::record::{BLOBS, CONTAINERS, Event, IMAGES, INGESTS, LEASED, LEASES, NAMESPACES, Namespace as Record, SNAPSHOTS};
+use crated_core::record::{
+    BLOBS, CONTAINERS, Event, IMAGES, INGESTS, LEASED, LEASES, NAMESPACES, Namespace as Record, SNAPSHOTS,
+};
 use crated_core::{Mask, MetadataStore, NamespaceStore, Op};
 use crated_types::{Actor, Error, Kind, Labels, Namespace, Result, Scope, label};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +37,8 @@ impl Namespaces {
             }
         }
         let snapshots = self.metadata.scan_all(&SNAPSHOTS.prefix(name)).await?;
-        let snapshotters: BTreeSet<_> = snapshots.iter().filter_map(|(key, _)| crate::gc::graph::snapshotter(key)).collect();
+        let snapshotters: BTreeSet<_> =
+            snapshots.iter().filter_map(|(key, _)| crate::gc::graph::snapshotter(key)).collect();
         found.extend(snapshotters.into_iter().map(|snapshotter| format!("snapshots on {snapshotter:?} snapshotter")));
         Ok(found)
     }
@@ -72,7 +75,14 @@ impl NamespaceStore for Namespaces {
 
     async fn list(&self) -> Result<Vec<(Namespace, Labels)>> {
         let mut all = BTreeMap::new();
-        let prefixes = [CONTAINERS.prefix(""), IMAGES.prefix(""), BLOBS.prefix(""), INGESTS.prefix(""), SNAPSHOTS.prefix(""), LEASES.prefix("")];
+        let prefixes = [
+            CONTAINERS.prefix(""),
+            IMAGES.prefix(""),
+            BLOBS.prefix(""),
+            INGESTS.prefix(""),
+            SNAPSHOTS.prefix(""),
+            LEASES.prefix(""),
+        ];
         for prefix in prefixes {
             let names = with_keys(&*self.metadata, &prefix).await?;
             all.extend(names.into_iter().map(|name| (name, Labels::new())));

@@ -17,7 +17,9 @@ use async_trait::async_trait;
 use crated_api::containerd::events;
 use crated_core::mask::update_labels;
 use crated_core::record::{Event, Mark, SNAPSHOTS, Snapshot};
-use crated_core::{Mask, MetadataStore, Op, Resource, ResourceKind, Revision, SnapshotKind, Snapshotter, Table, Usage, time};
+use crated_core::{
+    Mask, MetadataStore, Op, Resource, ResourceKind, Revision, SnapshotKind, Snapshotter, Table, Usage, time,
+};
 use crated_snapshotters::{Access, Offload, SnapshotId};
 use crated_types::filter::Filters;
 use crated_types::{Error, Fault, Kind, Labels, Mount, Namespace, Result, Scope, SnapshotKey};
@@ -52,7 +54,7 @@ struct Inner {
     keys: Arc<Keyed<(Namespace, SnapshotKey)>>,
     /// Shared while a child's record is committed, exclusive while a parent's is removed.
     family: tokio::sync::RwLock<()>,
-    cleaning: AtomicBool,
+    cleaning: Arc<AtomicBool>,
 }
 
 impl Snapshots {
@@ -75,7 +77,7 @@ impl Snapshots {
             ids,
             keys: Arc::default(),
             family: tokio::sync::RwLock::default(),
-            cleaning: AtomicBool::new(false),
+            cleaning: Arc::default(),
         };
         Ok(Arc::new(Self { inner: Arc::new(inner) }))
     }
@@ -98,7 +100,8 @@ impl Snapshots {
             .filter(|(key, ..)| crate::gc::graph::snapshotter(key) == Some(&inner.name))
             .map(|(_, _, snapshot)| snapshot.id)
             .collect();
-        let orphans: Vec<_> = on_disk.into_iter().filter(|id| !named.contains(&id.0) && !making.contains(&id.0)).collect();
+        let orphans: Vec<_> =
+            on_disk.into_iter().filter(|id| !named.contains(&id.0) && !making.contains(&id.0)).collect();
         for id in &orphans {
             inner.backend.remove(*id).await?;
         }
@@ -140,7 +143,8 @@ impl Inner {
         let mut name = parent.to_owned();
         while !name.is_empty() {
             let found = self.find(scope, &name).await?;
-            let (_, snapshot) = found.ok_or_else(|| Error::not_found(Kind::Snapshot, &name).in_namespace(&scope.namespace))?;
+            let (_, snapshot) =
+                found.ok_or_else(|| Error::not_found(Kind::Snapshot, &name).in_namespace(&scope.namespace))?;
             chain.push(SnapshotId(snapshot.id));
             if chain.len() > DEPTH_MAX {
                 return Err(Error::new(Fault::Corrupt, "its parents form a ring").on(Kind::Snapshot, parent));
@@ -161,20 +165,21 @@ impl Inner {
     }
 
     /// Frees what removals put aside, in the background.
-    fn clean_up(self: &Arc<Self>) {
+    fn clean_up(&self) {
         if self.cleaning.swap(true, Ordering::SeqCst) {
             return; // one is about to start
         }
-        let inner = Arc::clone(self);
+        // it may outlive the store: it holds the backend alone, and what it does not reach the next start does
+        let (cleaning, backend, name) = (Arc::clone(&self.cleaning), self.backend.clone(), self.name.clone());
         tokio::spawn(async move {
-            inner.cleaning.store(false, Ordering::SeqCst);
-            if let Err(error) = inner.backend.cleanup().await {
-                tracing::warn!(snapshotter = inner.name, %error, "removed snapshots are not freed yet");
+            cleaning.store(false, Ordering::SeqCst);
+            if let Err(error) = backend.cleanup().await {
+                tracing::warn!(snapshotter = name, %error, "removed snapshots are not freed yet");
             }
         });
     }
 
-    async fn remove(self: &Arc<Self>, scope: &Scope, key: &SnapshotKey) -> Result<()> {
+    async fn remove(&self, scope: &Scope, key: &SnapshotKey) -> Result<()> {
         let _key = self.keys.lock((scope.namespace.clone(), key.clone())).await;
         let id = {
             let _family = self.family.write().await;

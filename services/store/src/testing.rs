@@ -8,7 +8,9 @@ use sha2::Digest as _;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-use crate::{Collector, Containers, Content, Events, Images, Leases, Metadata, Namespaces, Options, Requests, Snapshots};
+use crate::{
+    Collector, Containers, Content, Events, Images, Leases, Metadata, Namespaces, Options, Requests, Snapshots,
+};
 
 /// Every store, over one folder.
 pub(crate) struct Bench {
@@ -54,8 +56,13 @@ impl Bench {
 
     /// Closes everything and opens it again.
     pub(crate) async fn restart(self) -> Self {
-        let Self { folder, .. } = self;
+        let folder = self.close();
         Self::over(folder).await
+    }
+
+    /// Closes everything; what is left is the folder.
+    fn close(self) -> TempDir {
+        self.folder
     }
 
     /// Topics of all events so far.

@@ -4,8 +4,8 @@ use crate::testing::{Bench, container, id, image, labels, lease, scope, sha256};
 use bytes::Bytes;
 use crated_core::record::{Container, Event, Target};
 use crated_core::{
-    ContainerStore, ContentStore, ImageStore, LeaseStore, Mask, MetadataStore, NamespaceStore, Op, Resource, ResourceKind,
-    Revision, time,
+    ContainerStore, ContentStore, ImageStore, LeaseStore, Mask, MetadataStore, NamespaceStore, Op, Resource,
+    ResourceKind, Revision, time,
 };
 use crated_types::filter::{Filter, Filters};
 use crated_types::{Actor, Fault, Labels, Namespace};
@@ -38,7 +38,12 @@ async fn containers() {
         assert!(error.fault() == Fault::Invalid && error.to_string().contains(why), "{error}");
     }
     let spec = Any { type_url: "types.containerd.io/x".into(), value: vec![1] };
-    let made = Container { spec: Some(spec.clone()), labels: labels(&[("a", "1"), ("b", "")]), snapshotter: "native".into(), ..container("c") };
+    let made = Container {
+        spec: Some(spec.clone()),
+        labels: labels(&[("a", "1"), ("b", "")]),
+        snapshotter: "native".into(),
+        ..container("c")
+    };
     let with = vec![Op::Put(b"t//mine".to_vec(), Bytes::from_static(b"1"))];
     let made = store.create(scope_, made, with).await.unwrap();
     assert_eq!((&made.labels, made.created_at), (&labels(&[("a", "1")]), made.updated_at));
@@ -56,7 +61,11 @@ async fn containers() {
     let got = store.update(scope_, wanted.clone(), &paths(&["labels.x.y", "labels.a"])).await.unwrap();
     assert_eq!((got.labels, got.image, got.spec), (labels(&[("x.y", "2")]), String::new(), Some(spec)));
     assert_eq!(store.update(scope_, wanted.clone(), &paths(&["id"])).await.unwrap_err().fault(), Fault::Invalid);
-    assert_eq!(store.update(scope_, wanted.clone(), &Mask::All).await.unwrap_err().fault(), Fault::Invalid, "snapshotter changed");
+    assert_eq!(
+        store.update(scope_, wanted.clone(), &Mask::All).await.unwrap_err().fault(),
+        Fault::Invalid,
+        "snapshotter changed"
+    );
     let got = store.update(scope_, Container { snapshotter: "native".into(), ..wanted }, &Mask::All).await.unwrap();
     assert_eq!((got.spec, &got.image[..], got.created_at), (None, "i", made.created_at));
     store.create(&scope("other"), container("c"), Vec::new()).await.unwrap();
@@ -98,7 +107,10 @@ async fn images() {
     wanted.target.as_mut().unwrap().annotations = labels(&[("n", "1")]);
     let got = store.update(scope_, wanted.clone(), &paths(&["annotations.n", "labels"])).await.unwrap();
     let target = got.target.unwrap();
-    assert_eq!((&target.digest[..], target.annotations, &got.labels), (one.as_str(), labels(&[("n", "1")]), &labels(&[("k", "v")])));
+    assert_eq!(
+        (&target.digest[..], target.annotations, &got.labels),
+        (one.as_str(), labels(&[("n", "1")]), &labels(&[("k", "v")]))
+    );
     let got = store.put(scope_, wanted.clone()).await.unwrap();
     assert_eq!((&got.target.unwrap().digest[..], got.created_at), (two.as_str(), made.created_at));
     assert_eq!(store.update(scope_, wanted.clone(), &paths(&["name"])).await.unwrap_err().fault(), Fault::Invalid);
@@ -110,7 +122,10 @@ async fn images() {
     assert_eq!(store.list(scope_, &filters).await.unwrap().len(), 1);
     let filters = Filter::parse_all(&["name==docker.io/library/a:1,labels.k==w".into()]).unwrap();
     assert_eq!(store.list(scope_, &filters).await.unwrap().len(), 0);
-    assert_eq!(store.delete(scope_, "docker.io/library/a:1", Some(&one), false).await.unwrap_err().fault(), Fault::NotFound);
+    assert_eq!(
+        store.delete(scope_, "docker.io/library/a:1", Some(&one), false).await.unwrap_err().fault(),
+        Fault::NotFound
+    );
     store.delete(scope_, "docker.io/library/a:1", Some(&two), false).await.unwrap();
     assert_eq!(store.get(scope_, "docker.io/library/a:1").await.unwrap_err().fault(), Fault::NotFound);
     assert_eq!(bench.topics().await, ["create", "update", "update", "delete"].map(|what| format!("/images/{what}")));
@@ -126,17 +141,27 @@ async fn namespaces() {
     store.create(&actor, &name("a"), labels(&[("k", "v")])).await.unwrap();
     assert_eq!(store.create(&actor, &name("a"), Labels::new()).await.unwrap_err().fault(), Fault::AlreadyExists);
     store.update(&actor, &name("b"), labels(&[("l", "w")]), &paths(&["labels.l"])).await.unwrap();
-    assert_eq!(store.update(&actor, &name("b"), Labels::new(), &paths(&["name"])).await.unwrap_err().fault(), Fault::Invalid);
+    assert_eq!(
+        store.update(&actor, &name("b"), Labels::new(), &paths(&["name"])).await.unwrap_err().fault(),
+        Fault::Invalid
+    );
     bench.images.create(&scope("a-z"), image("i", &sha256(b"1"))).await.unwrap();
     let content = sha256(b"c");
-    bench.content.write_all(&scope("a0"), &crate::testing::reference("r"), "c".into(), &content, Labels::new()).await.unwrap();
+    bench
+        .content
+        .write_all(&scope("a0"), &crate::testing::reference("r"), "c".into(), &content, Labels::new())
+        .await
+        .unwrap();
     bench.containers.create(&scope("a0"), container("c"), Vec::new()).await.unwrap();
     let names = store.list().await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
     assert_eq!(names, ["a", "a-z", "a0", "b"]);
     assert_eq!(store.get(&name("a")).await.unwrap(), labels(&[("k", "v")]));
     let error = store.delete(&actor, &name("a0")).await.unwrap_err();
     assert_eq!(error.code(), crated_types::Code::FailedPrecondition);
-    assert!(error.to_string().starts_with("namespace \"a0\" must be empty, but it still has blobs, containers"), "{error}");
+    assert!(
+        error.to_string().starts_with("namespace \"a0\" must be empty, but it still has blobs, containers"),
+        "{error}"
+    );
     bench.images.delete(&scope("a-z"), "i", None, false).await.unwrap();
     bench.leases.create(&scope("a-z"), Some(lease("l")), Labels::new()).await.unwrap();
     store.delete(&actor, &name("a-z")).await.unwrap();
@@ -152,7 +177,10 @@ async fn leases() {
     let random = store.create(scope_, None, labels(&[("k", "v")])).await.unwrap();
     assert!(random.id.contains('-') && random.created_at.is_some());
     store.create(scope_, Some(lease("a b/c")), Labels::new()).await.unwrap();
-    assert_eq!(store.create(scope_, Some(lease("a b/c")), Labels::new()).await.unwrap_err().fault(), Fault::AlreadyExists);
+    assert_eq!(
+        store.create(scope_, Some(lease("a b/c")), Labels::new()).await.unwrap_err().fault(),
+        Fault::AlreadyExists
+    );
     let filters = Filter::parse_all(&["labels.k".into()]).unwrap();
     assert_eq!(store.list(scope_, &filters).await.unwrap(), [random]);
     let blob = Resource { kind: ResourceKind::Content, id: sha256(b"x").to_string() };
@@ -182,13 +210,18 @@ async fn events() {
     let bench = Bench::new().await;
     let log = bench.log();
     for topic in ["", "x", "/", "/a/", "/a//b", "/a b", "/-a"] {
-        assert_eq!(log.publish(&bench.scope, topic, Any::default()).await.unwrap_err().fault(), Fault::Invalid, "{topic}");
+        assert_eq!(
+            log.publish(&bench.scope, topic, Any::default()).await.unwrap_err().fault(),
+            Fault::Invalid,
+            "{topic}"
+        );
     }
     log.publish(&bench.scope, "/before/1", Any::default()).await.unwrap();
     let mut live = log.subscribe(None);
     let mut early = log.subscribe(Some(Default::default()));
     log.publish(&bench.scope, "/mine/2", Any { type_url: "t".into(), value: vec![1] }).await.unwrap();
-    let forwarded = Event { namespace: "ns".into(), topic: "/tasks/exit".into(), timestamp: Some(time::now()), ..Event::default() };
+    let forwarded =
+        Event { namespace: "ns".into(), topic: "/tasks/exit".into(), timestamp: Some(time::now()), ..Event::default() };
     for wrong in [
         Event { namespace: "a/b".into(), ..forwarded.clone() },
         Event { topic: "tasks".into(), ..forwarded.clone() },
@@ -198,7 +231,10 @@ async fn events() {
     }
     log.forward(forwarded.clone()).await.unwrap();
     let first = live.next().await.unwrap().unwrap();
-    assert_eq!((&first.event.topic[..], &first.event.namespace[..], &first.event.actor[..]), ("/mine/2", "default", "crated"));
+    assert_eq!(
+        (&first.event.topic[..], &first.event.namespace[..], &first.event.actor[..]),
+        ("/mine/2", "default", "crated")
+    );
     assert_eq!(live.next().await.unwrap().unwrap().event, forwarded);
     assert_eq!(early.next().await.unwrap().unwrap().event.topic, "/before/1");
     assert_eq!(early.next().await.unwrap().unwrap().cursor, first.cursor);

@@ -57,7 +57,10 @@ async fn a_blob_is_written_read_labelled_and_removed() {
     assert_eq!(updated.labels, labels(&[("b", "2")]));
     assert_eq!(updated.created_at, blob.created_at);
     let size = Mask::Paths(vec!["size".into()]);
-    assert_eq!(bench.content.update(&bench.scope, &digest, &Labels::new(), &size).await.unwrap_err().fault(), Fault::Invalid);
+    assert_eq!(
+        bench.content.update(&bench.scope, &digest, &Labels::new(), &size).await.unwrap_err().fault(),
+        Fault::Invalid
+    );
 
     bench.content.delete(&bench.scope, &digest).await.unwrap();
     assert_eq!(bench.content.info(&bench.scope, &digest).await.unwrap_err().fault(), Fault::NotFound);

@@ -172,12 +172,20 @@ mod tests {
             ..Blob::default()
         };
         let found = edges(b"blob/ns/sha256:a", &blob.encode_to_vec().into());
-        let text = |nodes: &[Node]| nodes.iter().map(|node| String::from_utf8_lossy(node).into_owned()).collect::<Vec<_>>();
+        let text =
+            |nodes: &[Node]| nodes.iter().map(|node| String::from_utf8_lossy(node).into_owned()).collect::<Vec<_>>();
         let mut keeps = text(&found.keeps);
         keeps.sort();
         assert_eq!(
             keeps,
-            ["blob/ns/d0", "blob/ns/d1", "blob/ns/d2", "image/ns/i0", "snapshot/ns/overlayfs\0s0", "snapshot/ns/overlayfs\0s1"]
+            [
+                "blob/ns/d0",
+                "blob/ns/d1",
+                "blob/ns/d2",
+                "image/ns/i0",
+                "snapshot/ns/overlayfs\0s0",
+                "snapshot/ns/overlayfs\0s1"
+            ]
         );
         assert_eq!(text(&found.kept_by), ["container/ns/c0", "snapshot/ns/native\0s2"]);
         assert_eq!(found.conditional.len(), 1);
@@ -188,7 +196,10 @@ mod tests {
         let snapshot = Snapshot { name: "b".into(), parent: "a/1".into(), ..Snapshot::default() };
         let found = references(b"snapshot/ns/native\0b", &snapshot.encode_to_vec().into());
         assert_eq!(found, [b"snapshot/ns/native\0a/1".to_vec()]);
-        assert_eq!(references(b"leased/ns/l/1\0snapshots/native\0b", &Bytes::new()), [b"snapshot/ns/native\0b".to_vec()]);
+        assert_eq!(
+            references(b"leased/ns/l/1\0snapshots/native\0b", &Bytes::new()),
+            [b"snapshot/ns/native\0b".to_vec()]
+        );
         assert_eq!(references(b"leased/ns/l\0content\0sha256:x", &Bytes::new()), [b"blob/ns/sha256:x".to_vec()]);
     }
 

@@ -284,4 +284,3 @@ async fn leases(store: &dyn MetadataStore, marked: &mut Marked, now: Timestamp) 
     }
     Ok(())
 }
-

@@ -3,7 +3,9 @@
 use super::*;
 use crate::testing::{Bench, container, image, key, labels, lease, reference, sha256};
 use crated_core::record::{BLOBS, Blob, Container};
-use crated_core::{ContainerStore, ContentStore, ImageStore, LeaseStore, MetadataStore, Resource, ResourceKind, Snapshotter};
+use crated_core::{
+    ContainerStore, ContentStore, ImageStore, LeaseStore, MetadataStore, Resource, ResourceKind, Snapshotter,
+};
 use crated_types::filter::Filters;
 use crated_types::{Digest, Labels};
 use proptest::prelude::*;
@@ -39,10 +41,16 @@ async fn an_image_keeps_what_it_is_made_of_and_nothing_else_stays() {
         snapshots_.commit(&bench.scope, &key(name), &key(active), None, Labels::new()).await.unwrap();
     }
     snapshots_.prepare(&bench.scope, &key("rw"), Some(&key("l2")), Labels::new()).await.unwrap();
-    snapshots_.view(&bench.scope, &key("kept"), None, labels(&[("containerd.io/gc.bref.container", "c")])).await.unwrap();
+    snapshots_
+        .view(&bench.scope, &key("kept"), None, labels(&[("containerd.io/gc.bref.container", "c")]))
+        .await
+        .unwrap();
     let layer = write(&bench, "layer", Labels::new()).await;
     let config = write(&bench, "config", labels(&[("containerd.io/gc.ref.snapshot.native", "l2")])).await;
-    let refs = labels(&[("containerd.io/gc.ref.content.config", config.as_str()), ("containerd.io/gc.ref.content.l.0", layer.as_str())]);
+    let refs = labels(&[
+        ("containerd.io/gc.ref.content.config", config.as_str()),
+        ("containerd.io/gc.ref.content.l.0", layer.as_str()),
+    ]);
     let manifest = write(&bench, "manifest", refs).await;
     let junk = write(&bench, "junk", Labels::new()).await;
     bench.images.create(&bench.scope, image("i", &manifest)).await.unwrap();
@@ -74,7 +82,11 @@ async fn leases_hold_flat_or_deep_until_they_expire() {
     let leaf = write(&bench, "leaf", Labels::new()).await;
     let top = write(&bench, "top", labels(&[("containerd.io/gc.ref.content.0", leaf.as_str())])).await;
     let held = Resource { kind: ResourceKind::Content, id: top.to_string() };
-    bench.leases.create(&bench.scope, Some(lease("deep")), labels(&[("containerd.io/gc.expire", "nonsense")])).await.unwrap();
+    bench
+        .leases
+        .create(&bench.scope, Some(lease("deep")), labels(&[("containerd.io/gc.expire", "nonsense")]))
+        .await
+        .unwrap();
     bench.leases.create(&bench.scope, Some(lease("flat")), labels(&[("containerd.io/gc.flat", "1")])).await.unwrap();
     let past = labels(&[("containerd.io/gc.expire", "2001-01-01T00:00:00+01:00")]);
     bench.leases.create(&bench.scope, Some(lease("old")), past.clone()).await.unwrap();
@@ -114,7 +126,8 @@ async fn ingests_expire_without_a_lease_and_die_with_one() {
     bench.leases.delete(&bench.scope, &lease("l"), false).await.unwrap();
     let collected = bench.collector.collect().await.unwrap();
     assert_eq!((collected.ingests, collected.files), (1, 1), "{collected:?}");
-    written.commit(Default::default()).await.unwrap();
+    let error = written.commit(Default::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), "lease does not exist: not found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +146,8 @@ async fn what_is_referred_to_meanwhile_stays() {
     });
     // a client's way: bytes under a lease, then an image, then the lease goes; each step leaves its work referred to
     let workers = (0..4).map(|worker| {
-        let (content, images, leases, scope) = (bench.content.clone(), bench.images.clone(), bench.leases.clone(), bench.scope.clone());
+        let (content, images, leases, scope) =
+            (bench.content.clone(), bench.images.clone(), bench.leases.clone(), bench.scope.clone());
         tokio::spawn(async move {
             for number in 0..15 {
                 let name = lease(&format!("l{worker}.{number}"));
@@ -141,7 +155,10 @@ async fn what_is_referred_to_meanwhile_stays() {
                 let held = scope.with_lease(name.clone());
                 let shared = format!("layer{}", number % 3);
                 let layer = sha256(shared.as_bytes());
-                content.write_all(&held, &reference(&format!("{worker}.{number}.l")), shared.into(), &layer, Labels::new()).await.unwrap();
+                content
+                    .write_all(&held, &reference(&format!("{worker}.{number}.l")), shared.into(), &layer, Labels::new())
+                    .await
+                    .unwrap();
                 let text = format!("manifest{worker}.{number}");
                 let manifest = sha256(text.as_bytes());
                 let refs = labels(&[("containerd.io/gc.ref.content.l.0", layer.as_str())]);

@@ -61,9 +61,7 @@ impl Active {
             Ok(file)
         })();
         match made {
-            Ok(file) => {
-                Ok(Self { file, path, id: plan.id, end: HEADER as u64, size: plan.size, crc: plan.previous })
-            }
+            Ok(file) => Ok(Self { file, path, id: plan.id, end: HEADER as u64, size: plan.size, crc: plan.previous }),
             // nothing was acknowledged into it yet: take it away again and say why
             Err(source) => {
                 let _ = std::fs::remove_file(folder.join("new.tmp"));
@@ -125,7 +123,12 @@ pub(crate) fn make_spare(folder: &Path, size: u64) -> std::io::Result<()> {
 
 /// A synced file of zeros; a full disk is met before the first byte is written.
 fn zeros(path: &Path, size: u64) -> std::io::Result<File> {
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
+    // always a file of its own: nobody may still be writing into what was left here
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(source),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
         Ok(()) => {}
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}

@@ -80,7 +80,9 @@ impl From<StoreError> for Error {
         };
         let answer = Self::new(fault, format!("metadata: {error}"));
         match fault {
-            Fault::DiskFull => answer.remedy_is("free space on the disk of the daemon's root; the daemon goes on by itself"),
+            Fault::DiskFull => {
+                answer.remedy_is("free space on the disk of the daemon's root; the daemon goes on by itself")
+            }
             Fault::ReadOnly => answer.remedy_is("see the daemon's log for the failed write, then restart it"),
             _ => answer,
         }

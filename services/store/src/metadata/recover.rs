@@ -138,7 +138,10 @@ pub(crate) fn recover(folder: &Path, options: Options) -> Result<(Writer, Report
 fn usable(index: Result<Index>, found: &Found) -> std::result::Result<Index, String> {
     let index = index.map_err(|error| error.to_string())?;
     let (applied, first) = (index.tally().applied, found.first());
-    if applied.0 + 1 >= first.0 && (applied.0 > 0 || first.0 == 1) && (applied >= found.last() || !found.segments.is_empty()) {
+    if applied.0 + 1 >= first.0
+        && (applied.0 > 0 || first.0 == 1)
+        && (applied >= found.last() || !found.segments.is_empty())
+    {
         return Ok(index);
     }
     Err(format!("index at {} is older than the log, which starts at {}", applied.0, first.0))
@@ -203,7 +206,8 @@ fn heal_from_snapshot(folder: &Path, options: Options, found: Found, damage: Sto
     };
     let rest = &found.segments[from..];
     let chained = rest.windows(2).all(|pair| pair[0].next == pair[1].first && pair[0].crc == pair[1].previous);
-    let reaches = rest[0].next > base.revision && (rest.len() > 1 || rest[0].next.0 > base.revision.0 + 1 || rest[0].later.is_none());
+    let reaches = rest[0].next > base.revision
+        && (rest.len() > 1 || rest[0].next.0 > base.revision.0 + 1 || rest[0].later.is_none());
     let sound = chained && reaches && rest.last().is_some_and(|last| last.later.is_none());
     let newest_file = segment::list(&folder.join("log"), "seg")?.last().map(|(_, path)| path.clone());
     if !sound || newest_file != rest.last().map(|last| last.path.clone()) {

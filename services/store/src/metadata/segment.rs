@@ -89,7 +89,11 @@ impl Segment {
         }
         let size = u64_at(bytes, 24);
         if size != bytes.len() as u64 {
-            return Err(StoreError::corrupt(path, bytes.len() as u64, format!("the file has lost its end, it had {size} bytes")));
+            return Err(StoreError::corrupt(
+                path,
+                bytes.len() as u64,
+                format!("the file has lost its end, it had {size} bytes"),
+            ));
         }
         let (first, previous) = (Revision(u64_at(bytes, 16)), u32_at(bytes, 32));
         Ok(Self {

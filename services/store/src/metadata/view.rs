@@ -5,7 +5,7 @@ use crated_core::{Cursor, Revision, Stored};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -168,8 +168,8 @@ impl Shared {
             while let Err(error) = self.index().apply(&changes, revision) {
                 // the writer puts an index in memory in its place; until then `frozen` answers for these records
                 *lock(&self.index_bad) = Some(error.to_string());
-                if !open {
-                    return;
+                if !open || matches!(woken.try_recv(), Err(TryRecvError::Disconnected)) {
+                    return; // the log has it all
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }

@@ -81,6 +81,8 @@ pub(crate) struct Writer {
     active: Option<Active>,
     since_snapshot: u64,
     snapper: Option<JoinHandle<()>>,
+    /// Makes the spare segment; one at a time, and none outlives the store.
+    sparer: Option<JoinHandle<()>>,
     dead: Option<String>,
     full: bool,
     sender: Option<mpsc::WeakSender<Message>>,
@@ -111,6 +113,7 @@ impl Writer {
             active: None,
             since_snapshot: 0,
             snapper: None,
+            sparer: None,
             dead: None,
             full: false,
             sender: None,
@@ -118,7 +121,12 @@ impl Writer {
     }
 
     /// Serves until every sender is gone.
-    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Message>, sender: mpsc::WeakSender<Message>, wake: &SyncSender<()>) {
+    pub(crate) fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Message>,
+        sender: mpsc::WeakSender<Message>,
+        wake: &SyncSender<()>,
+    ) {
         self.sender = Some(sender);
         self.since_snapshot = self.segments.iter().map(|segment| segment.2).sum();
         self.order_spare();
@@ -146,8 +154,8 @@ impl Writer {
             self.group(group, wake);
         }
         // a snapshot still being written holds sled open: the next opening would find it locked
-        if let Some(snapper) = self.snapper.take() {
-            let _ = snapper.join();
+        for helper in [self.snapper.take(), self.sparer.take()].into_iter().flatten() {
+            let _ = helper.join();
         }
     }
 
@@ -190,7 +198,7 @@ impl Writer {
             }
             return;
         }
-        if self.full {
+        if self.full && self.sparer_is_free() {
             self.full = active::make_spare(&self.folder.join("log"), self.options.segment).is_err();
         }
         let judged = self.judge(&group);
@@ -390,15 +398,22 @@ impl Writer {
         Ok(())
     }
 
+    fn sparer_is_free(&self) -> bool {
+        self.sparer.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Has the next segment zero-filled beside the commits.
-    fn order_spare(&self) {
+    fn order_spare(&mut self) {
+        if !self.sparer_is_free() {
+            return;
+        }
         let (folder, size, sender) = (self.folder.join("log"), self.options.segment, self.sender.clone());
-        std::thread::spawn(move || {
+        self.sparer = Some(std::thread::spawn(move || {
             let done = active::make_spare(&folder, size);
             if let Some(sender) = sender.and_then(|sender| sender.upgrade()) {
                 let _ = sender.try_send(Message::Spare(done));
             }
-        });
+        }));
     }
 
     /// The index was lost while running: from snapshot and log into memory, at once; sled again at the next start.

@@ -242,7 +242,8 @@ async fn record_commit(inner: &Inner, freeze: &Freeze, committed: &Snapshot) -> 
     let event = Op::event(&Event::new(scope, "/snapshot/commit", "containerd.events.SnapshotCommit", &event));
     for _ in 0..TRIES {
         let _family = inner.family.read().await;
-        let (revision, active) = inner.find(scope, freeze.key.as_str()).await?.ok_or_else(|| missing(scope, &freeze.key))?;
+        let (revision, active) =
+            inner.find(scope, freeze.key.as_str()).await?.ok_or_else(|| missing(scope, &freeze.key))?;
         let mut ops = vec![
             Op::Expect(old.clone(), revision),
             Op::Expect(new.clone(), Revision::ABSENT),
@@ -269,5 +270,6 @@ async fn record_commit(inner: &Inner, freeze: &Freeze, committed: &Snapshot) -> 
             return Err(freeze.taken());
         }
     }
-    Err(Error::new(Fault::Conflict, "the snapshot changes faster than it can be committed").on(Kind::Snapshot, &freeze.key))
+    Err(Error::new(Fault::Conflict, "the snapshot changes faster than it can be committed")
+        .on(Kind::Snapshot, &freeze.key))
 }

@@ -36,7 +36,10 @@ async fn a_life_from_prepare_to_removal() {
     let error = snapshots.remove(scope_, &key("base")).await.unwrap_err();
     assert_eq!(error.code(), crated_types::Code::FailedPrecondition);
     assert!(error.to_string().contains("remove"), "{error}");
-    assert_eq!(snapshots.commit(scope_, &key("n"), &key("view"), None, none()).await.unwrap_err().fault(), Fault::Precondition);
+    assert_eq!(
+        snapshots.commit(scope_, &key("n"), &key("view"), None, none()).await.unwrap_err().fault(),
+        Fault::Precondition
+    );
     let filters = Filter::parse_all(&["parent==base,kind==active".into()]).unwrap();
     let listed = snapshots.list(scope_, &filters).await.unwrap();
     assert_eq!(listed.iter().map(|one| &one.name[..]).collect::<Vec<_>>(), ["child"]);
@@ -57,15 +60,30 @@ async fn errors_are_those_that_clients_know() {
     let (snapshots, scope_) = (&bench.snapshots, &bench.scope);
     snapshots.prepare(scope_, &key("a"), None, none()).await.unwrap();
     assert_eq!(snapshots.prepare(scope_, &key("a"), None, none()).await.unwrap_err().fault(), Fault::AlreadyExists);
-    assert_eq!(snapshots.prepare(scope_, &key("b"), Some(&key("no")), none()).await.unwrap_err().fault(), Fault::NotFound);
-    assert_eq!(snapshots.prepare(scope_, &key("b"), Some(&key("a")), none()).await.unwrap_err().fault(), Fault::Invalid);
-    assert_eq!(snapshots.commit(scope_, &key("n"), &key("no"), None, none()).await.unwrap_err().fault(), Fault::NotFound);
+    assert_eq!(
+        snapshots.prepare(scope_, &key("b"), Some(&key("no")), none()).await.unwrap_err().fault(),
+        Fault::NotFound
+    );
+    assert_eq!(
+        snapshots.prepare(scope_, &key("b"), Some(&key("a")), none()).await.unwrap_err().fault(),
+        Fault::Invalid
+    );
+    assert_eq!(
+        snapshots.commit(scope_, &key("n"), &key("no"), None, none()).await.unwrap_err().fault(),
+        Fault::NotFound
+    );
     snapshots.prepare(&scope("other"), &key("a"), None, none()).await.unwrap();
     assert_eq!(folders(&bench), 2);
     snapshots.commit(scope_, &key("base"), &key("a"), None, none()).await.unwrap();
     snapshots.prepare(scope_, &key("a"), None, none()).await.unwrap();
-    assert_eq!(snapshots.commit(scope_, &key("base"), &key("a"), None, none()).await.unwrap_err().fault(), Fault::AlreadyExists);
-    assert_eq!(snapshots.commit(scope_, &key("a"), &key("a"), None, none()).await.unwrap_err().fault(), Fault::AlreadyExists);
+    assert_eq!(
+        snapshots.commit(scope_, &key("base"), &key("a"), None, none()).await.unwrap_err().fault(),
+        Fault::AlreadyExists
+    );
+    assert_eq!(
+        snapshots.commit(scope_, &key("a"), &key("a"), None, none()).await.unwrap_err().fault(),
+        Fault::AlreadyExists
+    );
     let error = snapshots.prepare(&scope_.with_lease(lease("no")), &key("c"), None, none()).await.unwrap_err();
     assert_eq!(error.to_string(), "lease does not exist: not found");
     assert_eq!(folders(&bench), 3);
