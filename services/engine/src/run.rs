@@ -114,8 +114,12 @@ impl Engine {
     {
         let (answers, source) = mpsc::channel(QUEUE);
         let (engine, scope) = (Arc::clone(self), scope.clone());
+        let running = self.deps.tracker.spawn(change(engine, scope, answers.clone()));
         self.deps.tracker.spawn(async move {
-            if let Err(error) = change(engine, scope, answers.clone()).await {
+            let ended = running.await.unwrap_or_else(|gone| {
+                Err(Error::internal("an operation of the engine did not end by itself").caused_by(gone))
+            });
+            if let Err(error) = ended {
                 let _ = answers.send(Err(error)).await; // nobody listens any more
             }
         });

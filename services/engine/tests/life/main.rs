@@ -1,0 +1,6 @@
+//! Lives of containers over ports without a kernel: names, failures at every step, exits told twice, restarts, removals.
+
+mod crash;
+mod fakes;
+mod host;
+mod lives;
