@@ -54,12 +54,8 @@ pub fn build(options: &Options) -> Result<Spec> {
 }
 
 fn process(options: &Options) -> Result<oci::Process> {
-    let mut args = resolve_args(
-        &options.image.entrypoint,
-        &options.image.cmd,
-        options.entrypoint.as_deref(),
-        &options.args,
-    )?;
+    let mut args =
+        resolve_args(&options.image.entrypoint, &options.image.cmd, options.entrypoint.as_deref(), &options.args)?;
     if let Some(init) = &options.init {
         parse::container_path("init", Path::new(init))?;
         args.splice(0..0, [init.clone(), "--".into()]);
@@ -272,8 +268,14 @@ fn seccomp_filter(options: &Options) -> Result<Option<oci::LinuxSeccomp>> {
 /// Kernel parameters that belong to a namespace (runc's check): others would change the host.
 fn sysctls(options: &Options) -> Result<Option<std::collections::HashMap<String, String>>> {
     const IPC: &[&str] = &[
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-        "kernel.shmmni", "kernel.shm_rmid_forced",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
     ];
     let mut all = std::collections::HashMap::new();
     let own_network = options.network != NetworkMode::Host;

@@ -87,13 +87,7 @@ fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
     Ok(rule(true, typ, major, minor, access))
 }
 
-fn rule(
-    allow: bool,
-    typ: LinuxDeviceType,
-    major: Option<i64>,
-    minor: Option<i64>,
-    access: &str,
-) -> LinuxDeviceCgroup {
+fn rule(allow: bool, typ: LinuxDeviceType, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
     rule.set_allow(allow).set_major(major).set_minor(minor).set_access(Some(access.into()));
     rule.set_typ(Some(typ).filter(|typ| *typ != LinuxDeviceType::A));

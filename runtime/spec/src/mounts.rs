@@ -50,7 +50,11 @@ fn base(options: &Options) -> Vec<Mount> {
     ];
     let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     // In a user namespace the group tty may have no mapping; devpts would refuse it.
-    if options.userns.as_ref().is_none_or(|userns| userns.gid_mappings.iter().any(|map| maps(map.container, map.size, 5))) {
+    if options
+        .userns
+        .as_ref()
+        .is_none_or(|userns| userns.gid_mappings.iter().any(|map| maps(map.container, map.size, 5)))
+    {
         pts.push("gid=5");
     }
     all.push(mount("/dev/pts", "devpts", "devpts", &pts));

@@ -34,7 +34,10 @@ pub fn needs_files(spec: &str, group_add: &[String]) -> bool {
 pub fn resolve(spec: &str, passwd: &[u8], group: &[u8], group_add: &[String]) -> Result<User> {
     for (name, bytes) in [("/etc/passwd", passwd), ("/etc/group", group)] {
         if bytes.len() > FILE_MAX {
-            return Err(Error::new(Fault::Malformed, format!("{name} of the container is longer than {FILE_MAX} bytes")));
+            return Err(Error::new(
+                Fault::Malformed,
+                format!("{name} of the container is longer than {FILE_MAX} bytes"),
+            ));
         }
     }
     if spec.bytes().any(|byte| byte.is_ascii_control()) {
@@ -208,7 +211,9 @@ mod tests {
     #[test]
     fn a_number_is_never_taken_for_a_name() {
         assert_eq!(ids("1234"), (1234, 0, vec![]), "the image calls root 1234");
-        for spec in ["4294967296", "4294967295", "2147483648", "-1", "+1", "99999999999999999999", "web:4294967296", "0:-1"] {
+        for spec in
+            ["4294967296", "4294967295", "2147483648", "-1", "+1", "99999999999999999999", "web:4294967296", "0:-1"]
+        {
             assert_eq!(who(spec).unwrap_err().fault(), Fault::Invalid, "{spec}");
         }
         assert_eq!(ids("2147483647"), (2_147_483_647, 0, vec![]));

@@ -141,7 +141,10 @@ pub(crate) fn rlimits(ulimits: &[Ulimit]) -> Result<Option<Vec<oci::PosixRlimit>
         let typ = rlimit_type(&ulimit.name)
             .ok_or_else(|| Error::invalid("ulimit", format_args!("{:?} is not known", ulimit.name)))?;
         if ulimit.soft > ulimit.hard {
-            return Err(Error::invalid("ulimit", format_args!("{}: the soft limit is above the hard one", ulimit.name)));
+            return Err(Error::invalid(
+                "ulimit",
+                format_args!("{}: the soft limit is above the hard one", ulimit.name),
+            ));
         }
         let limit = oci::PosixRlimitBuilder::default().typ(typ).soft(ulimit.soft).hard(ulimit.hard);
         let limit = limit.build().expect("every field has a default");
@@ -199,7 +202,9 @@ mod tests {
         let limit = cpu(&wanted).unwrap().unwrap();
         assert_eq!((limit.quota(), limit.period()), (Some(150_000), Some(100_000)));
         assert!(cpu(&Resources { cpu_quota: Some(5000), ..wanted }).is_err());
-        for (list, right) in [("0-3,5", true), ("0", true), ("3-1", false), ("a", false), ("0,", false), ("-1", false), ("+1", false)] {
+        for (list, right) in
+            [("0-3,5", true), ("0", true), ("3-1", false), ("a", false), ("0,", false), ("-1", false), ("+1", false)]
+        {
             let wanted = Resources { cpuset_cpus: Some(list.into()), ..Resources::default() };
             assert_eq!(cpu(&wanted).is_ok(), right, "{list}");
         }

@@ -212,7 +212,21 @@ mod tests {
         for name in ["read", "execve", "chroot", "ptrace", "clone", "socket", "personality"] {
             assert!(allowed(&plain, name), "{name}");
         }
-        for name in ["mount", "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "keyctl", "add_key", "kexec_load", "unshare", "clone3", "swapon", "userfaultfd", "init_module"] {
+        for name in [
+            "mount",
+            "bpf",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "keyctl",
+            "add_key",
+            "kexec_load",
+            "unshare",
+            "clone3",
+            "swapon",
+            "userfaultfd",
+            "init_module",
+        ] {
             assert!(!allowed(&plain, name), "{name}");
         }
         let full = profile.resolve(&all_capabilities(), Some((3, 0))).unwrap();
@@ -243,7 +257,9 @@ mod tests {
     #[test]
     fn conditions_are_read_as_docker_reads_them() {
         let profile = |condition: &str| {
-            let text = format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"name":"x","action":"SCMP_ACT_ALLOW",{condition}}}]}}"#);
+            let text = format!(
+                r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"name":"x","action":"SCMP_ACT_ALLOW",{condition}}}]}}"#
+            );
             Profile::parse(&text).unwrap().resolve(&DEFAULT_CAPABILITIES.into_iter().collect(), Some((5, 10)))
         };
         let holds = |condition: &str| allowed(&profile(condition).unwrap(), "x");
@@ -260,7 +276,13 @@ mod tests {
 
     #[test]
     fn what_is_no_profile_is_refused() {
-        for text in ["", "{}", "[]", r#"{"defaultAction":"SCMP_ACT_WHAT"}"#, r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],"archMap":[{"architecture":"SCMP_ARCH_X86"}]}"#] {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"defaultAction":"SCMP_ACT_WHAT"}"#,
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],"archMap":[{"architecture":"SCMP_ARCH_X86"}]}"#,
+        ] {
             assert_eq!(Profile::parse(text).unwrap_err().fault(), Fault::Invalid, "{text}");
         }
     }

@@ -44,7 +44,9 @@ pub fn parse(text: &str) -> Result<i32> {
     let number = if let Some(rest) = name.strip_prefix("RTMIN") {
         offset(rest, '+').and_then(|offset: i32| REAL_TIME.0.checked_add(offset))
     } else {
-        name.strip_prefix("RTMAX").and_then(|rest| offset(rest, '-')).and_then(|offset: i32| REAL_TIME.1.checked_sub(offset))
+        name.strip_prefix("RTMAX")
+            .and_then(|rest| offset(rest, '-'))
+            .and_then(|offset: i32| REAL_TIME.1.checked_sub(offset))
     };
     number.filter(|number| (REAL_TIME.0..=REAL_TIME.1).contains(number)).ok_or_else(bad)
 }
@@ -77,7 +79,21 @@ mod tests {
 
     #[test]
     fn what_is_no_signal_is_refused() {
-        for text in ["", "0", "65", "-9", "+9", "SIG", "KILLER", "RTMIN+31", "RTMIN-1", "RTMIN+-1", "RTMAX+1", "9 ", "99999999999"] {
+        for text in [
+            "",
+            "0",
+            "65",
+            "-9",
+            "+9",
+            "SIG",
+            "KILLER",
+            "RTMIN+31",
+            "RTMIN-1",
+            "RTMIN+-1",
+            "RTMAX+1",
+            "9 ",
+            "99999999999",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

@@ -67,7 +67,10 @@ fn mounts_replace_dockers_own_and_come_parents_first() {
     let spec = json(&wanted);
     let targets: Vec<&str> =
         spec["mounts"].as_array().unwrap().iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
-    assert_eq!(targets, ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]);
+    assert_eq!(
+        targets,
+        ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/a", "/dev/shm", "/a/b/c"]
+    );
     assert_eq!(spec["mounts"][6]["options"], json!(["rbind", "ro", "rprivate"]));
     assert_eq!(spec["mounts"][8]["options"], json!(["nosuid", "nodev", "exec", "size=1m"]));
     assert!(build(&Options { binds: vec![bind("/a"), bind("/a/")], ..options() }).is_err());
@@ -128,7 +131,12 @@ fn sysctls_of_the_host_are_refused() {
 
 #[test]
 fn an_init_goes_before_the_command() {
-    let spec = json(&Options { init: Some("/sbin/docker-init".into()), terminal: true, console_size: Some((80, 24)), ..options() });
+    let spec = json(&Options {
+        init: Some("/sbin/docker-init".into()),
+        terminal: true,
+        console_size: Some((80, 24)),
+        ..options()
+    });
     assert_eq!(spec["process"]["args"], json!(["/sbin/docker-init", "--", "sh"]));
     assert_eq!(spec["process"]["consoleSize"], json!({"width": 80, "height": 24}));
     assert!(spec["process"]["env"].as_array().unwrap().contains(&json!("TERM=xterm")));
@@ -171,7 +179,8 @@ fn an_exec_keeps_what_it_does_not_change() {
     assert!(["A=2", "HOME=/u", "TERM=xterm"].iter().all(|entry| env.iter().any(|held| held == entry)), "{env:?}");
     assert!(process.capabilities().as_ref().unwrap().effective().as_ref().unwrap().is_empty());
     assert_eq!(process.cwd(), Path::new("/x"));
-    let root = exec_process(&spec, &ExecOptions { privileged: true, user: Some(User::default()), ..asked.clone() }).unwrap();
+    let root =
+        exec_process(&spec, &ExecOptions { privileged: true, user: Some(User::default()), ..asked.clone() }).unwrap();
     assert_eq!(root.capabilities().as_ref().unwrap().effective().as_ref().unwrap().len(), 41);
     assert!(exec_process(&spec, &ExecOptions { args: vec![], ..asked }).is_err());
 }

@@ -123,9 +123,36 @@ fn is_volume_name(name: &str) -> bool {
 /// [`crated_types::Fault::Invalid`] for a relative path or an option that tmpfs does not have.
 pub fn tmpfs(text: &str) -> Result<Tmpfs> {
     const FLAGS: &[&str] = &[
-        "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "atime", "noatime",
-        "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "private", "rprivate",
-        "shared", "rshared", "slave", "rslave", "unbindable", "runbindable", "defaults", "remount", "bind", "rbind",
+        "ro",
+        "rw",
+        "exec",
+        "noexec",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "sync",
+        "async",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "private",
+        "rprivate",
+        "shared",
+        "rshared",
+        "slave",
+        "rslave",
+        "unbindable",
+        "runbindable",
+        "defaults",
+        "remount",
+        "bind",
+        "rbind",
     ];
     const VALUES: &[&str] = &["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge"];
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
@@ -161,7 +188,8 @@ pub struct DeviceFlag {
 /// [`crated_types::Fault::Invalid`] for relative paths and other letters.
 pub fn device(text: &str) -> Result<DeviceFlag> {
     let bad = |reason: &str| Error::invalid("device", format_args!("{text:?}: {reason}"));
-    let is_access = |text: &str| !text.is_empty() && text.len() <= 3 && text.chars().all(|letter| "rwm".contains(letter));
+    let is_access =
+        |text: &str| !text.is_empty() && text.len() <= 3 && text.chars().all(|letter| "rwm".contains(letter));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, access) = match parts[..] {
         [source] => (source, source, "rwm"),
@@ -232,8 +260,24 @@ mod tests {
         assert_eq!(volume("/c").unwrap().source, VolumeSource::Anonymous);
         assert_eq!(volume("/h:/a//b/.:cached,nocopy").unwrap().target, Path::new("/a/b"));
         for text in [
-            "", "c", "data", ":/c", "/h:", "/h:c", "/h:/", "/h:/../x", "./h:/c", "a/b:/c", "/h:/c:what", "/h:/c:ro,rw",
-            "/h:/c:z,Z", "data:/c:shared", "/h:/c:ro:x", "-a:/c", "/h:/c:shared,slave", "x:/c",
+            "",
+            "c",
+            "data",
+            ":/c",
+            "/h:",
+            "/h:c",
+            "/h:/",
+            "/h:/../x",
+            "./h:/c",
+            "a/b:/c",
+            "/h:/c:what",
+            "/h:/c:ro,rw",
+            "/h:/c:z,Z",
+            "data:/c:shared",
+            "/h:/c:ro:x",
+            "-a:/c",
+            "/h:/c:shared,slave",
+            "x:/c",
         ] {
             assert!(volume(text).is_err(), "{text:?}");
         }
@@ -241,7 +285,10 @@ mod tests {
 
     #[test]
     fn tmpfs_devices_and_security_options_are_read() {
-        assert_eq!(tmpfs("/x:size=1m,exec").unwrap(), Tmpfs { target: "/x".into(), options: vec!["size=1m".into(), "exec".into()] });
+        assert_eq!(
+            tmpfs("/x:size=1m,exec").unwrap(),
+            Tmpfs { target: "/x".into(), options: vec!["size=1m".into(), "exec".into()] }
+        );
         for text in ["x", "/x:what", "/x:size=", "/x:lowerdir=/", "/../x", "/x:bind"] {
             assert!(tmpfs(text).is_err(), "{text:?}");
         }
