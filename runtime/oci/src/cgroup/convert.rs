@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 /// `shares` is 2..=262144 (others are clamped), the answer 1..=10000 (cgroup-v2.rst, "CPU Interface Files"). The curve goes
 /// through the ends of both ranges and maps the one default, 1024, to the other, 100; it is the one that runc and crun
 /// adopted in 2025 in place of a straight line, which had put 1024 at 39.
-pub fn cpu_weight(shares: u64) -> u64 {
+pub(super) fn cpu_weight(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }
@@ -25,7 +25,7 @@ pub fn cpu_weight(shares: u64) -> u64 {
 }
 
 /// `io.weight` for OCI `blockIO.weight`: 10..=1000 to 1..=10000, a straight line (crun's and runc's formula).
-pub fn io_weight(weight: u16) -> u64 {
+pub(super) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
 }
 
@@ -33,7 +33,7 @@ pub fn io_weight(weight: u16) -> u64 {
 ///
 /// # Errors
 /// [`Error::Resource`] where swap is limited without a limit of memory, or below it.
-pub fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
+pub(super) fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
     let bad = |reason: &str| Error::Resource { field: "memory.swap", reason: reason.into() };
     match (limit.unwrap_or(0), swap.unwrap_or(0)) {
         (_, 0) => Ok(None),
@@ -46,12 +46,12 @@ pub fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>>
 }
 
 /// A limit where -1 stands for `max`.
-pub fn or_max(limit: i64) -> String {
+pub(super) fn or_max(limit: i64) -> String {
     if limit < 0 { "max".into() } else { limit.to_string() }
 }
 
 /// `cpu.max`: quota and period in microseconds; the kernel's default period is 100 ms.
-pub fn cpu_max(quota: Option<i64>, period: Option<u64>) -> Option<String> {
+pub(super) fn cpu_max(quota: Option<i64>, period: Option<u64>) -> Option<String> {
     let quota = quota.filter(|quota| *quota != 0);
     let period = period.filter(|period| *period != 0);
     if quota.is_none() && period.is_none() {
@@ -62,7 +62,7 @@ pub fn cpu_max(quota: Option<i64>, period: Option<u64>) -> Option<String> {
 }
 
 /// `pids.max`: 0 and negative numbers are unlimited.
-pub fn pids_max(limit: i64) -> String {
+pub(super) fn pids_max(limit: i64) -> String {
     if limit <= 0 { "max".into() } else { limit.to_string() }
 }
 

@@ -28,11 +28,15 @@ impl Scratch {
     }
 
     fn spawn(&mut self, script: &str) -> i32 {
-        let child =
-            Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It waits until it is in the cgroup: what it starts before would stay outside.
+        let script = format!("read x; {script}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
         let pid = child.id() as i32;
         self.children.push(child);
         self.cgroup.add(pid).unwrap();
+        drop(self.children.last_mut().unwrap().stdin.take());
         pid
     }
 
@@ -170,8 +174,7 @@ fn lack_of_memory_is_seen() {
         Err(error) => panic!("{error:?}"),
     };
     assert_eq!(watch.kills().unwrap(), 0);
-    scratch.spawn("read x; y=$(head -c 100000000 /dev/zero | tr '\\0' a); : $y");
-    drop(scratch.children[0].stdin.take());
+    scratch.spawn("y=$(head -c 100000000 /dev/zero | tr '\\0' a); : $y");
     scratch.children[0].wait().unwrap();
     assert!(crated_sys::poll::readable(watch.as_fd(), Some(PATIENCE)).unwrap());
     assert!(watch.kills().unwrap() >= 1);
@@ -196,13 +199,11 @@ fn devices_outside_of_the_list_are_refused() {
         None => return,
     };
     // /dev/kmsg is 1:11, /dev/null 1:3.
-    scratch.spawn("read x; : < /dev/null && ! : 2> /dev/null < /dev/kmsg");
-    drop(scratch.children[0].stdin.take());
+    scratch.spawn("true < /dev/null && ! true < /dev/kmsg");
     assert_eq!(scratch.children[0].wait().unwrap().code(), Some(0));
     resources.set_devices(Some(vec![rule(false, None, "rwm"), rule(true, Some(('c', 1, 11)), "r")]));
     scratch.cgroup.set(&resources).unwrap();
-    scratch.spawn("read x; : < /dev/kmsg");
-    drop(scratch.children[1].stdin.take());
+    scratch.spawn("true < /dev/kmsg");
     assert_eq!(scratch.children[1].wait().unwrap().code(), Some(0));
 }
 
@@ -228,7 +229,7 @@ fn v2_guards_devices_by_a_program() {
         }
         assert_eq!(crated_sys::cgroup::device_programs(fd).unwrap().len(), 1);
         let mut command = Command::new("sh");
-        command.args(["-c", "read x; : < /dev/null && : < /dev/kmsg"]);
+        command.args(["-c", "read x; true < /dev/null && true < /dev/kmsg"]);
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         scratch.cgroup.add(child.id() as i32).unwrap();
         drop(child.stdin.take());
