@@ -293,10 +293,10 @@ impl ContentStore for Content {
             return Err(Error::new(Fault::Locked, "another writer has it").on(Kind::Ingest, reference));
         };
         check_lease(&*inner.metadata, scope).await?;
-        if let Some(digest) = &expected.digest {
-            if inner.has(scope, digest).await? {
-                return Err(Error::already_exists(Kind::Content, digest).in_namespace(&scope.namespace));
-            }
+        if let Some(digest) = &expected.digest
+            && inner.has(scope, digest).await?
+        {
+            return Err(Error::already_exists(Kind::Content, digest).in_namespace(&scope.namespace));
         }
         let record = inner.begin(scope, reference, &expected).await?;
         let (opener, name) = (Arc::clone(inner), reference.clone());

@@ -297,7 +297,7 @@ impl Snapshotter for Snapshots {
         parent: Option<&SnapshotKey>,
         labels: Labels,
     ) -> Result<Vec<Mount>> {
-        let new = make::New::new(scope, key, parent, labels, SnapshotKind::Active)?;
+        let new = make::Wanted::new(scope, key, parent, labels, SnapshotKind::Active)?;
         whole(make::make(Arc::clone(&self.inner), new)).await
     }
 
@@ -308,7 +308,7 @@ impl Snapshotter for Snapshots {
         parent: Option<&SnapshotKey>,
         labels: Labels,
     ) -> Result<Vec<Mount>> {
-        let new = make::New::new(scope, key, parent, labels, SnapshotKind::View)?;
+        let new = make::Wanted::new(scope, key, parent, labels, SnapshotKind::View)?;
         whole(make::make(Arc::clone(&self.inner), new)).await
     }
 

@@ -55,11 +55,10 @@ pub(crate) fn edges(key: &[u8], value: &Bytes) -> Edges {
             edges.labels(namespace, &container.labels);
         }
     } else if let Some((namespace, _)) = INGESTS.parts(key) {
-        if let Ok(ingest) = INGESTS.decode(key, value) {
-            if !ingest.expected.is_empty() {
-                edges.keeps.push(BLOBS.key(namespace, &ingest.expected));
-            }
-        }
+        let expected = INGESTS.decode(key, value).map(|ingest| ingest.expected);
+        edges
+            .keeps
+            .extend(expected.ok().filter(|digest| !digest.is_empty()).map(|digest| BLOBS.key(namespace, &digest)));
     } else if let Some((namespace, id)) = LEASED.parts(key) {
         edges.keeps.extend(leased(namespace, id).map(|(_, node)| node));
     }
@@ -91,11 +90,11 @@ impl Edges {
                 self.keeps.push(node);
             } else if let Some(node) = back_reference(namespace, key, value) {
                 self.kept_by.push(node);
-            } else if let Some(snapshotter) = key.strip_prefix(COND_SNAPSHOT) {
-                if let Some((condition, name)) = value.split_once('|') {
-                    let snapshotter = snapshotter.split('/').next().unwrap_or(snapshotter);
-                    self.conditional.push((SNAPSHOTS.key2(namespace, snapshotter, name), condition.into()));
-                }
+            } else if let Some((snapshotter, (condition, name))) =
+                key.strip_prefix(COND_SNAPSHOT).zip(value.split_once('|'))
+            {
+                let snapshotter = snapshotter.split('/').next().unwrap_or(snapshotter);
+                self.conditional.push((SNAPSHOTS.key2(namespace, snapshotter, name), condition.into()));
             }
         }
     }

@@ -40,21 +40,19 @@ impl Found {
                 Err(error) => return Err(error),
             }
         }
-        if let Some(last) = found.segments.last() {
-            if let Some(later) = last.later {
-                let why = format!("revisions {}..={} are damaged", last.next.0, later.0);
-                found.rot = found.rot.or(Some(StoreError::corrupt(&last.path, last.end, why)));
-            }
+        if let Some((last, later)) = found.segments.last().and_then(|last| Some((last, last.later?))) {
+            let why = format!("revisions {}..={} are damaged", last.next.0, later.0);
+            found.rot = found.rot.or(Some(StoreError::corrupt(&last.path, last.end, why)));
         }
         Ok(found)
     }
 
     fn add(&mut self, segment: Segment) {
-        if let Some(last) = self.segments.last() {
-            if segment.first != last.next || segment.previous != last.crc || segment.id != last.id {
-                let why = format!("revisions {}..{} are damaged", last.next.0, segment.first.0);
-                self.rot.get_or_insert(StoreError::corrupt(&last.path, last.end, why));
-            }
+        if let Some(last) = self.segments.last()
+            && (segment.first != last.next || segment.previous != last.crc || segment.id != last.id)
+        {
+            let why = format!("revisions {}..{} are damaged", last.next.0, segment.first.0);
+            self.rot.get_or_insert(StoreError::corrupt(&last.path, last.end, why));
         }
         self.segments.push(segment);
     }

@@ -213,10 +213,9 @@ impl Writer {
             },
         };
         let Judged { verdicts, index_bad, .. } = judged;
-        if let Some(why) = index_bad.or_else(|| lock(&self.shared.index_bad).clone()) {
-            if let Err(error) = self.rebuild(&why) {
-                self.stop(format!("no index: {error}"));
-            }
+        let index_bad = index_bad.or_else(|| lock(&self.shared.index_bad).clone());
+        if let Some(Err(error)) = index_bad.map(|why| self.rebuild(&why)) {
+            self.stop(format!("no index: {error}"));
         }
         for (request, verdict) in group.into_iter().zip(verdicts) {
             let answer = match (&verdict, &failed) {

@@ -15,7 +15,7 @@ use crate::change::{Frame, check_lease};
 const TRIES: usize = 64;
 
 /// A snapshot that is wanted.
-pub(super) struct New {
+pub(super) struct Wanted {
     scope: Scope,
     key: SnapshotKey,
     parent: Option<SnapshotKey>,
@@ -23,7 +23,7 @@ pub(super) struct New {
     kind: SnapshotKind,
 }
 
-impl New {
+impl Wanted {
     pub(super) fn new(
         scope: &Scope,
         key: &SnapshotKey,
@@ -42,7 +42,7 @@ impl New {
 }
 
 /// Makes an active snapshot or a view and answers its mounts.
-pub(super) async fn make(inner: Arc<Inner>, new: New) -> Result<Vec<Mount>> {
+pub(super) async fn make(inner: Arc<Inner>, new: Wanted) -> Result<Vec<Mount>> {
     let _key = inner.keys.lock((new.scope.namespace.clone(), new.key.clone())).await;
     check_lease(&*inner.metadata, &new.scope).await?;
     target_is_missing(&inner, &new).await?;
@@ -80,7 +80,7 @@ pub(super) async fn make(inner: Arc<Inner>, new: New) -> Result<Vec<Mount>> {
 }
 
 /// A client that names the snapshot which it is going to commit is told where that exists already; it joins the lease then.
-async fn target_is_missing(inner: &Inner, new: &New) -> Result<()> {
+async fn target_is_missing(inner: &Inner, new: &Wanted) -> Result<()> {
     let Some(target) = new.labels.get(label::SNAPSHOT_REF) else { return Ok(()) };
     let target = SnapshotKey::new(target)?;
     for _ in 0..TRIES {
@@ -102,7 +102,7 @@ async fn target_is_missing(inner: &Inner, new: &New) -> Result<()> {
 }
 
 /// Commits the record of a snapshot whose folder is made.
-async fn record(inner: &Inner, new: &New, making: &Making) -> Result<()> {
+async fn record(inner: &Inner, new: &Wanted, making: &Making) -> Result<()> {
     let now = time::now();
     let snapshot = Snapshot {
         name: new.key.to_string(),
