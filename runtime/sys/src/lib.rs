@@ -16,6 +16,7 @@ pub mod malloc;
 pub mod memfd;
 pub mod mount;
 pub mod namespace;
+pub mod net;
 pub mod path;
 pub mod pidfd;
 pub mod poll;

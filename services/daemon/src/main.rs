@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! `crated`, the daemon's program.
+
+fn main() -> std::process::ExitCode {
+    crated_daemon::cli::main()
+}
