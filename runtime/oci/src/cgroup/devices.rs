@@ -131,7 +131,8 @@ impl State {
         let file = |allow: bool| if allow { "devices.allow" } else { "devices.deny" };
         // `devices.list` does not tell the exceptions of an open default, so such a state is always written anew.
         let keep = !self.allow && !wanted.allow;
-        if !keep && !(wanted.allow && *self == Self::open()) {
+        let open_already = wanted.allow && *self == Self::open();
+        if !keep && !open_already {
             writes.push((file(wanted.allow), "a *:* rwm".into()));
         }
         let held = if keep { self.exceptions.clone() } else { BTreeMap::new() };

@@ -284,3 +284,61 @@ fn the_kernel_takes_the_program_and_obeys() {
         Err(error) => eprintln!("skip: {error}"),
     }
 }
+
+/// Docker's default profile for a container with docker's default capabilities.
+fn docker() -> LinuxSeccomp {
+    let caps = crated_spec::DEFAULT_CAPABILITIES.into_iter().collect();
+    crated_spec::seccomp::Profile::docker().unwrap().resolve(&caps, None).unwrap()
+}
+
+/// How many instructions the kernel runs for a call.
+fn steps(filter: &[Instruction], arch: u32, number: u32) -> usize {
+    let (mut at, mut count) = (0, 0);
+    let mut accumulator = 0;
+    loop {
+        let Instruction { code, jt, jf, k } = filter[at];
+        at += 1;
+        count += 1;
+        let mut jump = |taken: bool| at += usize::from(if taken { jt } else { jf });
+        match code {
+            0x20 => accumulator = if k == 4 { arch } else { number },
+            0x05 => at += k as usize,
+            0x15 => jump(accumulator == k),
+            0x25 => jump(accumulator > k),
+            0x35 => jump(accumulator >= k),
+            _ => return count,
+        }
+    }
+}
+
+#[test]
+fn dockers_default_profile_refuses_and_permits_what_it_should() {
+    if Machine::native() != Some(Machine::X86_64) {
+        eprintln!("skip: the profile is resolved for the machine");
+        return;
+    }
+    let filter = compile_for(&docker(), Machine::X86_64).unwrap().filter();
+    let call = |name: &str, first: u64| {
+        run(&filter, Abi::X86_64.audit(), Abi::X86_64.number(name).unwrap(), [first, 0, 0, 0, 0, 0])
+    };
+    for name in ["read", "execve", "openat2", "mseal", "ptrace", "chroot"] {
+        assert_eq!(call(name, 0), ALLOW, "{name}");
+    }
+    for name in ["mount", "bpf", "io_uring_setup", "io_uring_enter", "keyctl", "kexec_load", "unshare", "setns"] {
+        assert_eq!(call(name, 0), ERRNO | 1, "{name}");
+    }
+    for (family, action) in [(1, ALLOW), (2, ALLOW), (16, ALLOW), (38, ERRNO | 1), (40, ERRNO | 1)] {
+        assert_eq!(call("socket", family), action, "family {family}");
+    }
+    assert_eq!(call("clone", 0x11), ALLOW);
+    assert_eq!(call("clone", 0x1000_0011), ERRNO | 1);
+    assert_eq!(call("clone3", 0), ERRNO | 38);
+    assert_eq!(run(&filter, Abi::X86_64.audit(), 900, [0; 6]), ERRNO | 38);
+    assert_eq!(run(&filter, Abi::X86.audit(), Abi::X86.number("mount").unwrap(), [0; 6]), ERRNO | 1);
+    assert_eq!(run(&filter, Abi::X86.audit(), Abi::X86.number("mmap2").unwrap(), [0; 6]), ALLOW);
+    let worst = (0..480).map(|number| steps(&filter, Abi::X86_64.audit(), number)).max().unwrap();
+    eprintln!("docker's profile: {} instructions, at most {worst} a call", filter.len());
+    let read = steps(&filter, Abi::X86_64.audit(), 0);
+    assert!(filter.len() < 1500 && worst < 100 && read < 20, "{read}");
+    eprintln!("read takes {read}");
+}
