@@ -113,6 +113,7 @@ pub(crate) fn start(
         // Standard input is the listening socket: the one descriptor that a program has for sure.
         stdio: [Some(listener.as_fd()), Some(log.as_fd()), Some(log.as_fd())],
         keep: &[],
+        preserve: 0,
         namespaces: Kinds::NONE,
         cgroup: None,
         tasks: &[],
