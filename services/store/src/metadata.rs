@@ -31,11 +31,13 @@ use crated_core::{Cursor, LoggedEvent, MetadataStore, Op, Revision, Stored};
 use crated_types::{Error, Fault};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use crash::Hook;
@@ -96,7 +98,7 @@ pub struct Metadata {
     touched: Arc<Touched>,
     newest: watch::Receiver<Revision>,
     writer: Option<JoinHandle<()>>,
-    _lock: File,
+    lock: File,
 }
 
 impl std::fmt::Debug for Metadata {
@@ -128,7 +130,7 @@ impl Metadata {
             let _ = indexer.join();
         };
         let writer = spawn("store").spawn(run).map_err(failed)?;
-        let store = Self { queue: Some(queue), shared, touched, newest, writer: Some(writer), _lock: lock };
+        let store = Self { queue: Some(queue), shared, touched, newest, writer: Some(writer), lock };
         Ok((Arc::new(store), report))
     }
 
@@ -200,6 +202,8 @@ impl Drop for Metadata {
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
+        // not by closing alone: a child between fork and exec has a copy
+        let _ = self.lock.unlock();
     }
 }
 
@@ -209,6 +213,9 @@ fn prepare(folder: &Path) -> Result<File> {
         let path = folder.join(part);
         std::fs::create_dir_all(&path).map_err(|source| StoreError::io("create", &path, &source))?;
     }
+    // records hold what containers are told in secret: environments, registry credentials in labels
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700))
+        .map_err(|source| StoreError::io("chmod", folder, &source))?;
     for path in folder.parent().into_iter().chain([folder]) {
         sync_folder(path).map_err(|source| StoreError::io("sync", path, &source))?;
     }
@@ -220,7 +227,7 @@ fn prepare(folder: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .map_err(|source| StoreError::io("open", &path, &source))?;
-    match file.try_lock() {
+    match lock_soon(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
@@ -235,6 +242,20 @@ fn prepare(folder: &Path) -> Result<File> {
         tracing::warn!(%error, path = %path.display(), "the lock file does not hold our pid");
     }
     Ok(file)
+}
+
+/// Takes the lock. A process that the last owner was just forking holds a copy of it until its exec: that is worth a wait.
+fn lock_soon(file: &File) -> std::result::Result<(), TryLockError> {
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if tries < 20 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Reads events from segments.
