@@ -110,7 +110,11 @@ impl Unpacker<'_> {
         if !self.there(step).await? {
             let key = format!("{}\0{}\0{}", self.scope.namespace, self.snapshotter.name(), step.name);
             let lock = self.service.chains.get(&key);
-            let _one = lock.lock().await;
+            let _one = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Error::new(Fault::Cancelled, "nobody waits for it any more")),
+                guard = lock.lock() => guard,
+            };
             if !self.there(step).await? {
                 self.extract(step, source, &id).await?;
                 self.progress.bytes(&id, "unpacked", step.layer.size, step.layer.size);

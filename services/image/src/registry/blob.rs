@@ -64,7 +64,12 @@ impl BlobReader {
         let idle = self.repository.0.shared.config.idle_timeout();
         while self.offset < self.descriptor.size {
             let Some(body) = &mut self.body else {
-                self.connect().await?;
+                match self.connect().await {
+                    Ok(()) => {}
+                    // It may be starting again: as patient as with a cut connection.
+                    Err(error) if matches!(error.fault(), Fault::Unreachable | Fault::TimedOut) => self.cut(error).await?,
+                    Err(error) => return Err(error),
+                }
                 continue;
             };
             let trouble = match tokio::time::timeout(idle, body.frame()).await {
@@ -79,7 +84,8 @@ impl BlobReader {
                 Ok(None) => Error::new(
                     Fault::Unreachable,
                     format!("{} ended the blob at {} of {} bytes", self.peer, self.offset, self.descriptor.size),
-                ),
+                )
+                .on(Kind::Image, &self.repository.0.reference),
                 Err(_) => self.repository.0.silent(&self.peer, idle),
             };
             self.cut(trouble).await?;
@@ -117,7 +123,7 @@ impl BlobReader {
         self.body = None;
         self.turn += 1;
         let Some(wait) = self.backoff.wait(None) else {
-            return Err(trouble.on(Kind::Content, &self.descriptor.digest).at(STEP));
+            return Err(trouble.at(STEP));
         };
         tracing::warn!(digest = %self.descriptor.digest, offset = self.offset, error = %trouble, ?wait, "download cut, resuming");
         tokio::time::sleep(wait).await;
