@@ -227,3 +227,6 @@ fn tell(config: &Config, started: &Started) {
         "crated is ready"
     );
 }
+
+#[cfg(test)]
+mod tests;

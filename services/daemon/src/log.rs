@@ -14,7 +14,12 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
     if plain && !LEVELS.contains(&level) {
         return Err(format!("unknown level {level:?}; {}", crate::config::hint::suggestion(level, LEVELS)));
     }
-    EnvFilter::try_new(level).map_err(|error| format!("{level:?}: {error}"))
+    // A plain level is meant for crated; the wire below it would drown it.
+    let directives = match level {
+        "debug" | "trace" => format!("{level},h2=info,hyper=info,hyper_util=info,tower=info,rustls=info,sled=info"),
+        _ => level.to_owned(),
+    };
+    EnvFilter::try_new(directives).map_err(|error| format!("{level:?}: {error}"))
 }
 
 /// Starts logging; a second call changes nothing.

@@ -63,3 +63,6 @@ pub fn stack(routes: Routes, methods: method::Methods, limits: &Limits, life: &L
 fn refusal(code: tonic::Code, text: impl Into<String>) -> Response {
     tonic::Status::new(code, text).into_http()
 }
+
+#[cfg(test)]
+mod tests;

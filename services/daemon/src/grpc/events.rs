@@ -114,13 +114,13 @@ mod tests {
             event: Some(any::pack("containerd.events.TaskExit", &exit)),
             ..Default::default()
         };
-        let passes = |filter: &str| super::passes(&Filter::parse_all(&[filter.to_owned()]).unwrap(), &event);
-        assert!(passes("topic==\"/tasks/exit\",event.container_id==c1"));
-        assert!(passes("namespace==n") && passes("") && passes("event.id~=^e$"));
-        assert!(!passes("event.container_id==c2") && !passes("event.exit_status==3") && !passes("event"));
+        let passed = |filter: &str| passes(&Filter::parse_all(&[filter.to_owned()]).unwrap(), &event);
+        assert!(passed("topic==\"/tasks/exit\",event.container_id==c1"));
+        assert!(passed("namespace==n") && passed("") && passed("event.id~=^e$"));
+        assert!(!passed("event.container_id==c2") && !passed("event.exit_status==3") && !passed("event"));
         let io = TaskIo { stdin: "/i".into(), ..Default::default() };
         let create = crated_api::containerd::events::TaskCreate { io: Some(io), ..Default::default() };
         let event = Event { event: Some(any::pack("containerd.events.TaskCreate", &create)), ..event };
-        assert!(super::passes(&Filter::parse_all(&["event.io.stdin==\"/i\"".to_owned()]).unwrap(), &event));
+        assert!(passes(&Filter::parse_all(&["event.io.stdin==\"/i\"".to_owned()]).unwrap(), &event));
     }
 }
