@@ -1,0 +1,26 @@
+//! The little of networks that needs no netlink.
+
+use std::os::fd::AsRawFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::error::{Context, Errno, Result};
+
+/// Sets the loopback device of our network namespace up; the kernel gives it its addresses.
+pub fn loopback_up() -> Result<()> {
+    // Any socket will do for device ioctls; this family is always there.
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .of("socket", || "AF_UNIX, SOCK_DGRAM")?;
+    // SAFETY: ifreq is plain data; all zero is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    // SAFETY: SIOCGIFFLAGS reads the name and writes the flags of our ifreq.
+    let got = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) };
+    Errno::result(got).of("ioctl", || "SIOCGIFFLAGS, lo")?;
+    // SAFETY: the flags are what the ioctl before has written.
+    unsafe { request.ifr_ifru.ifru_flags |= (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short };
+    // SAFETY: SIOCSIFFLAGS reads name and flags of our ifreq.
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    Errno::result(set).map(drop).of("ioctl", || "SIOCSIFFLAGS, lo up")
+}
