@@ -24,6 +24,9 @@ use crate::{
     stdio::{self, Stdio},
 };
 
+/// How long a killed init may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a container is made of.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
@@ -69,9 +72,39 @@ pub(crate) struct Facets {
     pub(crate) namespaces: u64,
     pub(crate) maps: Maps,
     pub(crate) seccomp: Option<crate::seccomp::Program>,
+    /// Where the descriptor of seccomp's notifications goes, and what is told with it.
+    pub(crate) listener: Option<Listener>,
     pub(crate) keyring: bool,
     pub(crate) poststart: Vec<HookPlan>,
     pub(crate) poststop: Vec<HookPlan>,
+}
+
+/// `linux.seccomp.listenerPath`.
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    path: PathBuf,
+    metadata: String,
+    state: String,
+}
+
+impl Listener {
+    /// Hands the descriptor to whoever listens there (runtime-spec config-linux.md §The Container Process State).
+    pub(crate) fn send(&self, fd: BorrowedFd<'_>, pid: i32) -> Result<()> {
+        let state: serde_json::Value =
+            serde_json::from_str(&hooks::state(&self.state, "creating", pid)).unwrap_or_default();
+        let message = serde_json::json!({
+            "ociVersion": state["ociVersion"],
+            "fds": ["seccompFd"],
+            "pid": pid,
+            "metadata": self.metadata,
+            "state": state,
+        });
+        let peer = std::os::unix::net::UnixStream::connect(&self.path);
+        let peer = peer.map_err(|e| OciError::File { path: self.path.clone(), reason: e.to_string() })?;
+        crated_sys::socket::send(peer.as_fd(), message.to_string().as_bytes(), &[fd])
+            .step(|| "linux.seccomp.listenerPath".into())
+            .map(drop)
+    }
 }
 
 /// A created, running or stopped container.
@@ -156,7 +189,10 @@ impl Container {
     /// Opens the gate; answers when the user's program is executed, or why it is not (init has ended then).
     pub fn start(&mut self) -> Result<()> {
         let control = self.control.take().ok_or_else(|| self.state_error("started", "start"))?;
-        spawn::release(control.as_fd(), self.pid)?;
+        spawn::release(control.as_fd(), self.pid, self.facets.listener.as_ref()).inspect_err(|_| {
+            // Whatever it was, the program must not run half prepared.
+            let _ = pidfd::send_signal(self.pidfd.as_fd(), 9);
+        })?;
         let state = hooks::state(&self.facets.state, "running", self.pid);
         hooks::run("poststart", &self.facets.poststart, &state).inspect_err(|_| {
             // The container of a failed hook does not go on (runtime-spec runtime.md §Lifecycle).
@@ -164,8 +200,12 @@ impl Container {
         })
     }
 
-    /// Prepares another process in the container; it waits at its gate.
+    /// Prepares another process in the container; it waits at its gate. One that is not wanted any more is dropped: it ends,
+    /// and wants to be reaped.
     pub fn exec(&self, process: &Process, stdio: Stdio, program: BorrowedFd<'_>) -> Result<ExecProcess> {
+        if self.cgroup.is_frozen().unwrap_or(false) {
+            return Err(self.state_error("paused", "exec"));
+        }
         self.exec_with(process, stdio, program, 0)
     }
 
@@ -222,6 +262,7 @@ impl Container {
             _ => error,
         })?;
         Ok(ExecProcess {
+            listener: self.facets.listener.clone(),
             prepared: Some(prepared.control),
             pid: prepared.pid,
             pidfd: prepared.pidfd,
@@ -260,22 +301,23 @@ impl Container {
         Ok(self.cgroup.pids()?)
     }
 
-    /// Ends what is left and takes everything away. Can be called again after a failure.
+    /// Ends what is left and takes everything away. Can be called again after a failure. The caller reaps the processes of
+    /// its execs before: an unreaped one keeps the pid namespace, and with it init, from ending (then an error after 10 s).
     pub fn destroy(&mut self) -> Result<()> {
         if self.destroyed {
             return Ok(());
         }
         self.control = None;
         let _ = pidfd::send_signal(self.pidfd.as_fd(), 9);
+        // An init ends only when all that ended in its pid namespace is reaped, so also the caller's unreaped exec children.
+        let step = || "wait for init".to_owned();
+        if !crated_sys::poll::readable(self.pidfd.as_fd(), Some(PATIENCE)).step(step)? {
+            return Err(self.state_error("running after SIGKILL", "destroy"));
+        }
         match pidfd::wait(self.pidfd.as_fd()) {
             // Reaped by someone, or not our child: its end is all that counts.
-            Err(e) if e.errno == Errno::ECHILD => {
-                let patience = Some(Duration::from_secs(10));
-                if !crated_sys::poll::readable(self.pidfd.as_fd(), patience).step(|| "wait for init".into())? {
-                    return Err(self.state_error("running after SIGKILL", "destroy"));
-                }
-            }
-            other => drop(other.step(|| "wait for init".into())?),
+            Err(e) if e.errno == Errno::ECHILD => {}
+            other => drop(other.step(step)?),
         }
         // Other processes outlive an init only where the pid namespace is not the container's own.
         if !Kinds(self.facets.namespaces).contains(Kinds::PID) || self.cgroup.pids().is_ok_and(|p| !p.is_empty()) {
@@ -295,6 +337,7 @@ impl Container {
 /// A process beside init.
 #[derive(Debug)]
 pub struct ExecProcess {
+    listener: Option<Listener>,
     prepared: Option<OwnedFd>,
     pid: i32,
     pidfd: OwnedFd,
@@ -324,7 +367,9 @@ impl ExecProcess {
             state: "started".into(),
             action: "start",
         })?;
-        spawn::release(control.as_fd(), self.pid)
+        spawn::release(control.as_fd(), self.pid, self.listener.as_ref()).inspect_err(|_| {
+            let _ = pidfd::send_signal(self.pidfd.as_fd(), 9);
+        })
     }
 }
 
@@ -345,10 +390,11 @@ impl Facets {
         Facets {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
-            state,
             namespaces: kinds.0,
             maps: plan.maps.clone(),
             seccomp: plan.process.seccomp.clone(),
+            listener: listener(spec, &state),
+            state,
             keyring: !no_new_keyring,
             poststart: list(hooks.and_then(|h| h.poststart().as_ref())),
             poststop: list(hooks.and_then(|h| h.poststop().as_ref())),
@@ -362,6 +408,15 @@ impl Facets {
             stdio::own(streams, owner);
         }
     }
+}
+
+fn listener(spec: &Spec, state: &str) -> Option<Listener> {
+    let seccomp = spec.linux().as_ref()?.seccomp().as_ref()?;
+    Some(Listener {
+        path: seccomp.listener_path().clone()?,
+        metadata: seccomp.listener_metadata().clone().unwrap_or_default(),
+        state: state.to_owned(),
+    })
 }
 
 /// The state that hooks get (runtime-spec runtime.md §State), without pid.

@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crated_sys::{Errno, SysError, fs, mount, namespace, namespace::Kinds, path::Root, process, pty};
@@ -76,6 +76,8 @@ struct Init<'a> {
     empty: Option<OwnedFd>,
     null: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    /// The directory that was used last to make something in: the next device is mostly its neighbour.
+    parent: Option<(PathBuf, OwnedFd)>,
     /// Our number as the parent sees it, for hooks.
     outer_pid: i32,
 }
@@ -97,6 +99,7 @@ impl<'a> Init<'a> {
             empty: None,
             null: None,
             terminal: None,
+            parent: None,
             outer_pid: 0,
         })
     }
@@ -118,10 +121,15 @@ impl<'a> Init<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Done {
+        if !matches!(step, Step::Device(_) | Step::Symlink { .. }) {
+            // A mount may have changed where its path leads.
+            self.parent = None;
+        }
         match step {
             Step::Join { input, kind } => Ok(namespace::join(self.input(*input)?.as_fd(), Kinds(*kind))?),
             Step::Unshare(kinds) => Ok(namespace::unshare(Kinds(*kinds))?),
             Step::TimeOffsets(offsets) => self.time_offsets(offsets),
+            Step::Loopback => Ok(crated_sys::net::loopback_up()?),
             Step::Keyring(name) => keyring(name),
             Step::Hostname(name) => Ok(process::set_hostname(name)?),
             Step::Domainname(name) => Ok(process::set_domainname(name)?),
@@ -237,6 +245,8 @@ fn keyring(name: &str) -> Done {
 }
 
 fn run_hooks(hooks: &[HookPlan], state: &str, status: &str, pid: i32) -> Done {
+    // They are the host's programs: with a mask as programs expect it.
+    let own = process::umask(0o022);
     for hook in hooks {
         crate::hooks::run_one(hook, &crate::hooks::state(state, status, pid)).map_err(|reason| Failure {
             sort: Sort::Hook,
@@ -246,5 +256,6 @@ fn run_hooks(hooks: &[HookPlan], state: &str, status: &str, pid: i32) -> Done {
             errno: 0,
         })?;
     }
+    process::umask(own);
     Ok(())
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 mod compile;
 mod mounts;
 mod process;
+#[cfg(test)]
+mod tests;
 
 pub use compile::{Facts, compile};
 pub(crate) use compile::{hook, kind as compile_kind, lexical};
@@ -98,6 +100,8 @@ pub enum Step {
     Unshare(u64),
     /// `/proc/self/timens_offsets`: clock, seconds, nanoseconds.
     TimeOffsets(Vec<(String, i64, u32)>),
+    /// The loopback device of a new network namespace goes up.
+    Loopback,
     /// A session keyring of this name.
     Keyring(String),
     /// sethostname.
@@ -167,6 +171,7 @@ impl Step {
             Self::Join { kind, .. } => format!("join namespace {}", namespace_name(*kind)),
             Self::Unshare(kinds) => format!("make namespaces {}", namespace_name(*kinds)),
             Self::TimeOffsets(_) => "time offsets".into(),
+            Self::Loopback => "loopback device".into(),
             Self::Keyring(_) => "session keyring".into(),
             Self::Hostname(name) => format!("hostname {name}"),
             Self::Domainname(name) => format!("domainname {name}"),

@@ -17,6 +17,7 @@ use crated_sys::{
 
 use crate::{
     cgroup::Cgroup,
+    container::Listener,
     error::{OciError, Result, Step},
     plan::{Input, Maps, ProcessPlan, TreeInput, Work},
     wire::{self, GO, Report},
@@ -165,7 +166,7 @@ fn follow(
 }
 
 /// Opens the gate and answers when the program is executed, or why it is not.
-pub(crate) fn release(control: BorrowedFd<'_>, pid: i32) -> Result<()> {
+pub(crate) fn release(control: BorrowedFd<'_>, pid: i32, listener: Option<&Listener>) -> Result<()> {
     let [a, b, c, d] = pid.to_ne_bytes();
     if socket::send(control, &[GO, a, b, c, d], &[]).is_err() {
         return Err(OciError::InitEnded { status: "before it was started".into() });
@@ -175,7 +176,10 @@ pub(crate) fn release(control: BorrowedFd<'_>, pid: i32) -> Result<()> {
         match wire::receive(control)? {
             Some((Report::Executing, _)) => executing = true,
             Some((Report::Failed(failure), _)) => return Err(failure.into()),
-            Some((Report::Listener, _)) => {}
+            Some((Report::Listener, fds)) => match (listener, fds.first()) {
+                (Some(listener), Some(fd)) => listener.send(fd.as_fd(), pid)?,
+                _ => return Err(OciError::Protocol("a listener without a place for it".into())),
+            },
             Some((other, _)) => return Err(OciError::Protocol(format!("{other:?} after start"))),
             None if executing => return Ok(()),
             None => return Err(OciError::InitEnded { status: "at its gate".into() }),

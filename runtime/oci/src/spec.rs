@@ -111,6 +111,9 @@ fn not_offered(linux: &Linux) -> Result<()> {
     if linux.intel_rdt().is_some() {
         return Err(OciError::unsupported("linux.intelRdt", "not offered"));
     }
+    if linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) {
+        return Err(OciError::unsupported("linux.mountLabel", "not offered"));
+    }
     if linux.memory_policy().is_some() {
         return Err(OciError::unsupported("linux.memoryPolicy", "not offered"));
     }

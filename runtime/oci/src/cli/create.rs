@@ -59,7 +59,7 @@ pub(super) fn start(context: &Context, words: &[String]) -> Result<u8, Failed> {
     let gate = known.gate();
     let container = known.container("start")?;
     let control = socket::connect(&gate).step(|| "open the gate".into())?;
-    let outcome = spawn::release(control.as_fd(), container.pid());
+    let outcome = spawn::release(control.as_fd(), container.pid(), container.facets.listener.as_ref());
     // Open or broken, it is no gate any more.
     let _ = std::fs::remove_file(&gate);
     outcome?;

@@ -36,9 +36,7 @@ pub(super) fn delete(context: &Context, words: &[String]) -> Result<u8> {
     let force = parsed.has("force");
     let mut known = match store::open(&context.root, id) {
         Err(OciError::NotFound { .. }) if force => {
-            // A create that was cut off leaves a folder without a record.
-            store::check_id(id)?;
-            let _ = std::fs::remove_dir_all(context.root.join(id));
+            store::remove_remains(&context.root, id)?;
             return Ok(0);
         }
         other => other?,

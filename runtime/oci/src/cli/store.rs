@@ -204,6 +204,23 @@ impl Known {
     }
 }
 
+/// Takes away what a create that was cut off has left: a folder without a record, and its cgroup.
+pub(crate) fn remove_remains(root: &Path, id: &str) -> Result<()> {
+    check_id(id)?;
+    let dir = root.join(id);
+    if let Ok(spec) = crate::spec::load(&dir) {
+        let path = CgroupPath::new(spec.linux().as_ref().and_then(|l| l.cgroups_path().as_deref()), id)?;
+        if let Ok(cgroup) = Cgroup::open(&path) {
+            cgroup.kill_all(9)?;
+            cgroup.remove()?;
+        }
+    }
+    match std::fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file(&dir)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Ids of all containers.
 pub(crate) fn ids(root: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -30,8 +30,7 @@ impl Init<'_> {
             let target = self.root()?.create_file(path, 0o666)?;
             return Ok(mount::move_onto(tree.as_fd(), target.as_fd())?);
         }
-        let (dir, name) = self.root()?.parent(path, Some(0o755))?;
-        let (dir, name) = (dir.as_fd(), Path::new(&name));
+        let (dir, name) = self.place(path)?;
         let number = fs::makedev(device.number.0, device.number.1);
         match fs::mknod_at(dir, name, device.mode, number) {
             Err(e) if e.errno == Errno::EEXIST => {
@@ -52,8 +51,7 @@ impl Init<'_> {
     }
 
     pub(super) fn symlink(&mut self, target: &str, path: &str, replace: bool) -> Done {
-        let (dir, name) = self.root()?.parent(Path::new(path), Some(0o755))?;
-        let (dir, name) = (dir.as_fd(), Path::new(&name));
+        let (dir, name) = self.place(Path::new(path))?;
         match fs::symlink_at(OsStr::new(target), dir, name) {
             Err(e) if e.errno == Errno::EEXIST && !replace => Ok(()),
             Err(e) if e.errno == Errno::EEXIST => {
@@ -65,6 +63,19 @@ impl Init<'_> {
             }
             other => Ok(other?),
         }
+    }
+
+    /// The directory, made if missing, and the name in it for something new.
+    fn place<'p>(&mut self, path: &'p Path) -> Done<(BorrowedFd<'_>, &'p Path)> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(refuse("openat2", format!("{}: no file name", path.display()), Errno::EISDIR));
+        };
+        if self.parent.as_ref().is_none_or(|(known, _)| known != folder) {
+            let dir = self.root()?.mkdir_all(folder, 0o755)?;
+            self.parent = Some((folder.to_owned(), dir));
+        }
+        let dir = self.parent.as_ref().map(|(_, dir)| dir.as_fd());
+        dir.map(|dir| (dir, Path::new(name))).ok_or_else(|| refuse("plan", "no directory", Errno::EINVAL))
     }
 
     pub(super) fn sysctl(&mut self, key: &str, value: &str) -> Done {

@@ -137,6 +137,9 @@ impl Build<'_> {
         if !unshare.is_empty() {
             self.plan.steps.push(Step::Unshare(unshare.0));
         }
+        if Kinds(self.plan.namespaces).contains(Kinds::NETWORK) {
+            self.plan.steps.push(Step::Loopback);
+        }
         let mut offsets: Vec<_> = linux
             .time_offsets()
             .iter()
@@ -357,7 +360,11 @@ pub(crate) fn hook(hook: &Hook) -> HookPlan {
 }
 
 fn seccomp(profile: &LinuxSeccomp) -> Result<crate::seccomp::Program> {
-    crate::seccomp::compile(profile).map_err(|e| OciError::spec("linux.seccomp", e.to_string()))
+    let program = crate::seccomp::compile(profile).map_err(|e| OciError::spec("linux.seccomp", e.to_string()))?;
+    if program.notifies() && profile.listener_path().is_none() {
+        return Err(OciError::spec("linux.seccomp.listenerPath", "needed by SCMP_ACT_NOTIFY"));
+    }
+    Ok(program)
 }
 
 fn personality(linux: &Linux) -> Option<u64> {

@@ -241,3 +241,24 @@ fn spec_and_features_are_json() {
     assert!(features["linux"]["namespaces"].as_array().unwrap().len() == 8);
     assert!(cli.ok(&["--version"]).contains("spec: 1."));
 }
+
+#[test]
+fn an_init_whose_runtime_is_killed_ends_too() {
+    if !ready() {
+        return;
+    }
+    let state = tempfile::NamedTempFile::new().unwrap();
+    let hook = format!("cat > {}; kill -9 $PPID", state.path().display());
+    let cli = Cli::new(
+        Bundle::sh("echo never")
+            .set("/hooks", json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]})),
+    );
+    let output = cli.call(&["run", cli.id()]);
+    assert!(output.status.code().is_none() && output.stdout.is_empty());
+    let state: Value = serde_json::from_str(&std::fs::read_to_string(state.path()).unwrap()).unwrap();
+    if let Ok(init) = crated_sys::pidfd::open(state["pid"].as_i64().unwrap() as i32) {
+        assert!(crated_sys::poll::readable(init.as_fd(), Some(std::time::Duration::from_secs(20))).unwrap());
+    }
+    cli.ok(&["delete", "--force", cli.id()]);
+    cli.nothing_left();
+}

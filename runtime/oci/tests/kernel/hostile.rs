@@ -147,3 +147,39 @@ fn a_home_or_passwd_of_any_size_is_harmless() {
     std::fs::File::create(bundle.root().join("etc/passwd")).unwrap().set_len(8 << 30).unwrap();
     assert_eq!(bundle.run().unwrap().1, "/\n");
 }
+
+#[test]
+fn links_swapped_during_the_start_lead_nowhere() {
+    if !ready() {
+        return;
+    }
+    let (host, volume) = (outside(), tempfile::tempdir().unwrap());
+    let (target, aside) = (volume.path().join("target"), volume.path().join("aside"));
+    std::fs::create_dir(&target).unwrap();
+    symlink(std::path::Path::new("../../../../../../../../").join(host.path().strip_prefix("/").unwrap()), &aside)
+        .unwrap();
+    let bundle = Bundle::new(&["true"])
+        .push("/mounts", json!({"destination": "/vol", "type": "bind", "source": volume.path(), "options": ["rbind"]}))
+        .push(
+            "/mounts",
+            json!({"destination": "/vol/target/sub", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]}),
+        )
+        .set("/linux/maskedPaths", json!(["/vol/target/masked"]));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let dir = crated_sys::fs::open(volume.path(), crated_sys::OFlag::O_PATH, 0).unwrap();
+            let dir = std::os::fd::AsFd::as_fd(&dir);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let exchange = crated_sys::fs::Rename::Exchange;
+                crated_sys::fs::rename_at(dir, "target".as_ref(), dir, "aside".as_ref(), exchange).unwrap();
+            }
+        });
+        for _ in 0..60 {
+            // It may fail or not; what counts is what happens outside.
+            let _ = bundle.run();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(untouched(&host));
+}

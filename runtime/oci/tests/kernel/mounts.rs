@@ -239,3 +239,14 @@ fn time_namespaces_have_their_offsets() {
     let uptime: u64 = bundle.run().unwrap().1.trim().parse().unwrap();
     assert!(uptime >= 1_000_000, "{uptime}");
 }
+
+#[test]
+fn a_new_network_has_its_loopback_up() {
+    if !ready() {
+        return;
+    }
+    let (_, text) =
+        Bundle::sh("cat /sys/class/net/lo/flags; cat /proc/net/if_inet6 2>/dev/null | wc -l").run().unwrap();
+    let flags = u32::from_str_radix(lines(&text)[0].trim_start_matches("0x"), 16).unwrap();
+    assert_eq!(flags & 1, 1, "{text}");
+}
