@@ -92,6 +92,12 @@ impl Reference {
         } else {
             path.to_owned()
         };
+        if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(bad(format!(
+                "the repository's name must be lower case: did you mean {:?}?",
+                lowered(text, name)
+            )));
+        }
         check_path(&path).map_err(bad)?;
         Ok(Self { domain: domain.to_owned(), path, tag: tag.map(str::to_owned), digest })
     }
@@ -240,6 +246,13 @@ fn split_domain(name: &str) -> (&str, &str) {
     }
 }
 
+/// `text` with its repository's name in lower case, but neither domain nor tag.
+fn lowered(text: &str, name: &str) -> String {
+    let (domain, _) = split_domain(name);
+    let kept = if name.starts_with(domain) { domain.len() } else { 0 };
+    format!("{}{}{}", &name[..kept], name[kept..].to_ascii_lowercase(), &text[name.len()..])
+}
+
 fn check_tag(tag: &str) -> Result<(), String> {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if tag.is_empty() {
@@ -304,12 +317,6 @@ fn check_path(path: &str) -> Result<(), String> {
     }
     if path.len() > PATH_MAX {
         return Err(format!("the repository name has {} bytes, {PATH_MAX} are the most", path.len()));
-    }
-    if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Err(format!(
-            "repository name {path:?} must be lower case: did you mean {:?}?",
-            path.to_ascii_lowercase()
-        ));
     }
     if let Some(part) = path.split('/').find(|part| !is_component(part)) {
         return Err(format!(
@@ -376,8 +383,8 @@ mod tests {
         for (text, part) in [
             ("", "empty"),
             (HEX, "id"),
-            ("Busy:1", "lower case"),
-            ("a/B", "lower case"),
+            ("Busy:V1", r#"did you mean "busy:V1""#),
+            ("HOST/a/B", r#"did you mean "HOST/a/b""#),
             (&long, "255"),
             (&tag, "128"),
             ("a:", "tag"),

@@ -89,6 +89,19 @@ impl ImageService {
         }))
     }
 
+    /// After a crash: removes what unpacks of an earlier life left half done in the scope's namespace, and answers how many
+    /// those were. What was downloaded stays for a day, for the next attempt. Can be called at any time.
+    ///
+    /// # Errors
+    /// The snapshotter's.
+    pub async fn recover(&self, scope: &Scope) -> Result<usize> {
+        let mut removed = 0;
+        for snapshotter in self.0.snapshotters.values() {
+            removed += crate::unpack::sweep(&self.0, scope, &**snapshotter, |_| true).await?;
+        }
+        Ok(removed)
+    }
+
     /// The registry client, for callers that only look.
     #[must_use]
     pub fn registry(&self) -> &Registry {

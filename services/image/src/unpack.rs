@@ -90,18 +90,8 @@ impl Unpacker<'_> {
 
     /// Removes extract snapshots of this chain that an earlier life of the daemon left.
     async fn sweep(&self, names: &[SnapshotKey]) -> Result<()> {
-        let filters = Filter::parse_all(&["kind==active".to_owned()])?;
-        for snapshot in self.snapshotter.list(self.scope, &filters).await? {
-            let Some((first, chain)) = snapshot.name.split_once(' ') else { continue };
-            let ours = first.starts_with("extract-") && first.contains(MARK);
-            if !ours || !names.iter().any(|name| name.as_str() == chain) || self.service.extracting.has(&snapshot.name)
-            {
-                continue;
-            }
-            tracing::info!(snapshot = snapshot.name, "removing an extract snapshot that was left behind");
-            self.remove(&SnapshotKey::new(&snapshot.name)?).await;
-        }
-        Ok(())
+        let wanted = |chain: &str| names.iter().any(|name| name.as_str() == chain);
+        sweep(self.service, self.scope, &*self.snapshotter, wanted).await.map(drop)
     }
 
     async fn layer(&self, step: &Step<'_>, source: Source) -> Result<()> {
@@ -163,7 +153,7 @@ impl Unpacker<'_> {
         match done.await {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.remove(&key).await;
+                remove(self.scope, &*self.snapshotter, &key).await;
                 if error.is_already_exists() { Ok(()) } else { Err(error) }
             }
         }
@@ -232,13 +222,35 @@ impl Unpacker<'_> {
         }
         Ok(())
     }
+}
 
-    async fn remove(&self, key: &SnapshotKey) {
-        match self.snapshotter.remove(self.scope, key).await {
-            Ok(()) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => tracing::warn!(snapshot = %key, %error, "an extract snapshot stays until its lease ends"),
+/// Removes our extract snapshots of the chains that are `wanted`, unless this process fills them; answers how many.
+pub(crate) async fn sweep(
+    service: &Inner,
+    scope: &Scope,
+    snapshotter: &dyn Snapshotter,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<usize> {
+    let filters = Filter::parse_all(&["kind==active".to_owned()])?;
+    let mut removed = 0;
+    for snapshot in snapshotter.list(scope, &filters).await? {
+        let Some((first, chain)) = snapshot.name.split_once(' ') else { continue };
+        let ours = first.starts_with("extract-") && first.contains(MARK);
+        if !ours || !wanted(chain) || service.extracting.has(&snapshot.name) {
+            continue;
         }
+        tracing::info!(snapshot = snapshot.name, "removing an extract snapshot that was left behind");
+        remove(scope, snapshotter, &SnapshotKey::new(&snapshot.name)?).await;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+async fn remove(scope: &Scope, snapshotter: &dyn Snapshotter, key: &SnapshotKey) {
+    match snapshotter.remove(scope, key).await {
+        Ok(()) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(error) => tracing::warn!(snapshot = %key, %error, "an extract snapshot stays until its lease ends"),
     }
 }
 

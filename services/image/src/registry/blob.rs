@@ -67,7 +67,9 @@ impl BlobReader {
                 match self.connect().await {
                     Ok(()) => {}
                     // It may be starting again: as patient as with a cut connection.
-                    Err(error) if matches!(error.fault(), Fault::Unreachable | Fault::TimedOut) => self.cut(error).await?,
+                    Err(error) if matches!(error.fault(), Fault::Unreachable | Fault::TimedOut) => {
+                        self.cut(error).await?
+                    }
                     Err(error) => return Err(error),
                 }
                 continue;

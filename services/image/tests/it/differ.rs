@@ -45,7 +45,9 @@ async fn a_layer_is_applied_and_its_tar_described() {
         sync: true,
     };
     // docker's type without a suffix may be compressed all the same.
-    for media_type in [media::OCI_LAYER_GZIP, media::DOCKER_LAYER_GZIP, media::DOCKER_LAYER, media::DOCKER_LAYER_FOREIGN_GZIP] {
+    for media_type in
+        [media::OCI_LAYER_GZIP, media::DOCKER_LAYER_GZIP, media::DOCKER_LAYER, media::DOCKER_LAYER_FOREIGN_GZIP]
+    {
         let answer = differ.apply(&rig.scope, apply(media_type, &digest)).await.unwrap();
         assert_eq!(answer, layer(media::OCI_LAYER, sha256(&plain), plain.len()));
     }
@@ -83,7 +85,9 @@ async fn a_difference_becomes_a_blob() {
     assert_eq!(blob.labels["k"], "v");
     let tar = differ.compare(&rig.scope, compare(media::OCI_LAYER)).await.unwrap();
     assert_eq!(blob.labels["containerd.io/uncompressed"], tar.digest.as_str());
-    assert!(!rig.content.info(&rig.scope, &tar.digest).await.unwrap().labels.contains_key("containerd.io/uncompressed"));
+    assert!(
+        !rig.content.info(&rig.scope, &tar.digest).await.unwrap().labels.contains_key("containerd.io/uncompressed")
+    );
     // The same again is success, and the layer does what it says.
     assert_eq!(differ.compare(&rig.scope, compare("")).await.unwrap(), answer);
     let zstd = differ.compare(&rig.scope, compare(media::OCI_LAYER_ZSTD)).await.unwrap();

@@ -294,6 +294,11 @@ async fn an_extract_snapshot_that_a_crash_left_is_removed() {
     rig.pull(request(&registry.name("x:1"))).await.unwrap();
     assert!(rig.folders.stat(&rig.scope, &left).await.is_err());
     rig.folders.stat(&rig.scope, &foreign).await.unwrap(); // a client's own
+
+    let other = SnapshotKey::new("extract-9-crated0001 sha256:ff").unwrap();
+    rig.folders.prepare(&rig.scope, &other, None, Labels::new()).await.unwrap();
+    assert_eq!(rig.service.recover(&rig.scope).await.unwrap(), 1);
+    assert!(rig.folders.stat(&rig.scope, &other).await.is_err());
 }
 
 async fn broken(image: &Built, spoil: impl FnOnce(&Registry), fault: Fault, part: &str) {
