@@ -18,6 +18,7 @@ use crate::{
     cgroup::{Cgroup, CgroupPath},
     error::{OciError, Result, Step},
     hooks,
+    listener::Listener,
     plan::{self, Facts, HookPlan, Maps, Step as PlanStep, Work},
     rootfs::{self, Opened, Rootfs},
     spawn::{self, Launch, Prepared},
@@ -77,34 +78,6 @@ pub(crate) struct Facets {
     pub(crate) keyring: bool,
     pub(crate) poststart: Vec<HookPlan>,
     pub(crate) poststop: Vec<HookPlan>,
-}
-
-/// `linux.seccomp.listenerPath`.
-#[derive(Clone, Debug)]
-pub(crate) struct Listener {
-    path: PathBuf,
-    metadata: String,
-    state: String,
-}
-
-impl Listener {
-    /// Hands the descriptor to whoever listens there (runtime-spec config-linux.md §The Container Process State).
-    pub(crate) fn send(&self, fd: BorrowedFd<'_>, pid: i32) -> Result<()> {
-        let state: serde_json::Value =
-            serde_json::from_str(&hooks::state(&self.state, "creating", pid)).unwrap_or_default();
-        let message = serde_json::json!({
-            "ociVersion": state["ociVersion"],
-            "fds": ["seccompFd"],
-            "pid": pid,
-            "metadata": self.metadata,
-            "state": state,
-        });
-        let peer = std::os::unix::net::UnixStream::connect(&self.path);
-        let peer = peer.map_err(|e| OciError::File { path: self.path.clone(), reason: e.to_string() })?;
-        crated_sys::socket::send(peer.as_fd(), message.to_string().as_bytes(), &[fd])
-            .step(|| "linux.seccomp.listenerPath".into())
-            .map(drop)
-    }
 }
 
 /// A created, running or stopped container.
@@ -240,7 +213,6 @@ impl Container {
             join: Some((handle.as_raw_fd(), kinds.0)),
             bundle: self.facets.bundle.to_string_lossy().into_owned(),
             state: self.facets.state.clone(),
-            in_user_namespace: kinds.contains(Kinds::USER),
             ..Work::default()
         };
         let own_pids = Kinds(self.facets.namespaces).contains(Kinds::PID);
@@ -393,7 +365,7 @@ impl Facets {
             namespaces: kinds.0,
             maps: plan.maps.clone(),
             seccomp: plan.process.seccomp.clone(),
-            listener: listener(spec, &state),
+            listener: Listener::of(spec, &state),
             state,
             keyring: !no_new_keyring,
             poststart: list(hooks.and_then(|h| h.poststart().as_ref())),
@@ -408,15 +380,6 @@ impl Facets {
             stdio::own(streams, owner);
         }
     }
-}
-
-fn listener(spec: &Spec, state: &str) -> Option<Listener> {
-    let seccomp = spec.linux().as_ref()?.seccomp().as_ref()?;
-    Some(Listener {
-        path: seccomp.listener_path().clone()?,
-        metadata: seccomp.listener_metadata().clone().unwrap_or_default(),
-        state: state.to_owned(),
-    })
 }
 
 /// The state that hooks get (runtime-spec runtime.md §State), without pid.
@@ -465,7 +428,6 @@ fn launch(request: CreateRequest<'_>, plan: plan::Plan, cgroup: &Cgroup, facets:
         steps: plan.steps,
         bundle: request.bundle.to_string_lossy().into_owned(),
         state: facets.state.clone(),
-        in_user_namespace: user,
         process: plan.process,
         ..Work::default()
     };

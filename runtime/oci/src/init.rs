@@ -29,8 +29,7 @@ type Done<T = ()> = Result<T, Failure>;
 
 impl From<SysError> for Failure {
     fn from(e: SysError) -> Self {
-        let mut operands = e.operands;
-        operands.truncate(operands.floor_char_boundary(4096));
+        let operands: String = e.operands.chars().take(2048).collect();
         Failure { sort: Sort::Step, step: String::new(), call: e.call.to_owned(), operands, errno: e.errno as i32 }
     }
 }

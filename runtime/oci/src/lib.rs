@@ -12,6 +12,7 @@ mod container;
 mod error;
 mod hooks;
 mod init;
+mod listener;
 pub mod plan;
 mod rootfs;
 pub mod seccomp;

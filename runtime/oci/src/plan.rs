@@ -385,6 +385,4 @@ pub struct Work {
     pub gate: Option<i32>,
     /// The state that hooks get, with `"pid":0` to be replaced.
     pub state: String,
-    /// Whether this is inside a user namespace.
-    pub in_user_namespace: bool,
 }

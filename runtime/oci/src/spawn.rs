@@ -17,8 +17,8 @@ use crated_sys::{
 
 use crate::{
     cgroup::Cgroup,
-    container::Listener,
     error::{OciError, Result, Step},
+    listener::Listener,
     plan::{Input, Maps, ProcessPlan, TreeInput, Work},
     wire::{self, GO, Report},
 };

@@ -1,5 +1,6 @@
 //! Containers on the real kernel: as root, a static busybox as the image. One binary, so that the build stays short.
 
+#[cfg(test)]
 mod kernel {
     pub(crate) mod bench;
     pub(crate) mod cli;

@@ -72,6 +72,7 @@ impl Stat {
         self.blocks * 512
     }
 
+    #[allow(clippy::unnecessary_cast, reason = "the widths differ by architecture")]
     fn from_rustix(s: &rfs::Stat) -> Self {
         Self {
             dev: s.st_dev,
