@@ -126,6 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::zombie_processes, reason = "they are reaped by pidfd")]
     fn exit_codes_and_signals_are_told_apart() {
         let child = Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
         let fd = open(child.id() as i32).unwrap();
