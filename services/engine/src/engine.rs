@@ -6,14 +6,14 @@ use crated_core::{
 };
 use crated_types::{Error, Fault, Kind, Namespace, Platform, Result, Scope};
 use futures::stream::BoxStream;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::journal::Journal;
+use crate::journal::{Journal, Trace};
 use crate::slots::Slots;
 
 /// Answers that come one after another; dropped, their source ends.
@@ -83,6 +83,8 @@ pub struct Engine {
     pub(crate) deps: Deps,
     pub(crate) journal: Journal,
     pub(crate) slots: Slots,
+    /// Steps so far of execs that wait for their start, by container and exec.
+    pub(crate) prepared: Mutex<HashMap<(String, String), Trace>>,
     pub(crate) closing: CancellationToken,
     pub(crate) started_at: SystemTime,
     pub(crate) platform: Platform,
@@ -96,6 +98,7 @@ impl Engine {
         Arc::new(Self {
             journal,
             slots: Slots::default(),
+            prepared: Mutex::default(),
             closing: CancellationToken::new(),
             started_at: SystemTime::now(),
             platform: Platform::host(),
@@ -106,6 +109,11 @@ impl Engine {
     /// Ends the watcher, timers and streams that would go on for ever; operations under way go to their end on the tracker.
     pub fn close(&self) {
         self.closing.cancel();
+    }
+
+    /// The steps of execs that wait for their start.
+    pub(crate) fn prepared(&self) -> MutexGuard<'_, HashMap<(String, String), Trace>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a change to its end whether or not the caller keeps waiting.

@@ -62,7 +62,12 @@ impl Engine {
         }
         .await;
         match answer {
-            Ok(pid) => Ok(exec_answer(found, &*task, &id, pid)),
+            Ok(pid) => {
+                if !request.detach {
+                    self.prepared().insert((found.id.to_string(), id.to_string()), open.trace);
+                }
+                Ok(exec_answer(found, &*task, &id, pid))
+            }
             Err(error) => {
                 self.exec_failed(&mut open, &error).await;
                 Err(error)
@@ -76,6 +81,9 @@ impl Engine {
         let Some(mut open) = self.journal.resume_exec(scope, found.id.as_str(), exec).await? else {
             return Err(Error::not_found(Kind::Exec, exec).remedy_is("an exec is started once; prepare another one"));
         };
+        if let Some(trace) = self.prepared().remove(&(found.id.to_string(), exec.to_owned())) {
+            open.trace = trace;
+        }
         match self.exec_run(&mut open, &*task, &id).await {
             Ok(pid) => Ok(exec_answer(found, &*task, &id, pid)),
             Err(error) => {

@@ -6,6 +6,9 @@ use crated_types::{Actor, ContainerId, Error, Namespace, Result, Scope};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::journal::{Kinds, Open};
@@ -13,6 +16,13 @@ use crate::life::State;
 use crate::record::{Desired, LIVES, Life, StartArguments};
 use crate::restart::Policy;
 use crate::watch::{Seen, exit_of};
+
+/// How long the daemon's start waits for what the reconciler does.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Tasks that are asked at once.
+const AT_ONCE: usize = 16;
+/// Status of a process whose end nobody saw.
+const LOST: u32 = 255;
 
 /// What a reconciliation did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +45,8 @@ enum Went {
 
 impl Engine {
     /// Ends what a crash left open, compares every life with its task, lets restart policies act, and begins to follow the
-    /// event log. Call it once, after the tasks were restored and before the first request.
+    /// event log. Call it once, after the tasks were restored and before the first request. What takes long (a shim that ends
+    /// slowly) goes on beside the daemon's start under its container's lock, and is missing in the answer.
     ///
     /// # Errors
     /// Where the records cannot be read; a single operation that fails is in the answer instead.
@@ -43,9 +54,16 @@ impl Engine {
         let mut report = Reconciled::default();
         let (from, kept) = self.watch_from().await?;
         let rebooted = kept.is_some_and(|record| record.boot_id != self.journal.boot_id());
+        let until = Instant::now() + PATIENCE;
+        let mut jobs = Vec::new();
         for open in self.journal.open(&Actor::daemon("reconciler")).await? {
             let what = format!("{} {}", open.kind.name(), open.subject());
-            match self.settle(open).await {
+            let engine = Arc::clone(self);
+            let job: BoxFuture<'static, Result<Went>> = Box::pin(async move { engine.settle(open).await });
+            jobs.push((what, self.deps.tracker.spawn(job)));
+        }
+        for (what, went) in in_time(jobs, until).await {
+            match went {
                 Ok(Went::Forward) => report.done.push(what),
                 Ok(Went::Back) => report.undone.push(what),
                 Err(error) => {
@@ -80,7 +98,9 @@ impl Engine {
             }
             Kinds::Start => {
                 let _turn = slot.lock().await;
-                self.settle_start(&mut open, &scope, &id).await
+                let went = self.settle_start(&mut open, &scope, &id).await?;
+                self.compare_locked(&scope, &id).await?;
+                Ok(went)
             }
             Kinds::Stop | Kinds::Restart => {
                 self.go_on(open);
@@ -155,10 +175,23 @@ impl Engine {
                 return;
             }
         };
-        for (key, _, life) in lives {
+        let until = Instant::now() + PATIENCE;
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let mut jobs = Vec::new();
+        for (key, _, _) in lives {
             let Some((namespace, id)) = LIVES.parts(&key) else { continue };
-            match self.compare(namespace, id, &life).await {
-                Ok(true) => report.exited.push(id.to_owned()),
+            let (engine, turns) = (Arc::clone(self), Arc::clone(&turns));
+            let (namespace, what) = (namespace.to_owned(), id.to_owned());
+            let id = what.clone();
+            let job: BoxFuture<'static, Result<bool>> = Box::pin(async move {
+                let _turn = turns.acquire().await;
+                engine.compare(&namespace, &id).await
+            });
+            jobs.push((what, self.deps.tracker.spawn(job)));
+        }
+        for (id, compared) in in_time(jobs, until).await {
+            match compared {
+                Ok(true) => report.exited.push(id),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::error!(container = id, %error, "a life could not be compared with its task");
@@ -168,30 +201,37 @@ impl Engine {
         }
     }
 
-    async fn compare(self: &Arc<Self>, namespace: &str, id: &str, life: &Life) -> Result<bool> {
+    async fn compare(self: &Arc<Self>, namespace: &str, id: &str) -> Result<bool> {
         let scope = Scope::new(Namespace::new(namespace)?, Actor::daemon("reconciler"));
         let id = ContainerId::new(id)?;
         let slot = self.slots.get(namespace, id.as_str());
         let _turn = slot.lock().await;
-        let task = self.task(&scope, &id).await?;
-        let Some(task) = task else {
+        if self.journal.is_open(&scope.namespace, Kinds::Start, id.as_str()).await? {
+            return Ok(false); // whoever ends that operation compares
+        }
+        self.compare_locked(&scope, &id).await
+    }
+
+    /// Answers whether an exit was found.
+    async fn compare_locked(self: &Arc<Self>, scope: &Scope, id: &ContainerId) -> Result<bool> {
+        let Some(life) = self.life(&scope.namespace, id.as_str()).await? else { return Ok(false) };
+        let Some(task) = self.task(scope, id).await? else {
             if !life.has_task() {
                 return Ok(false);
             }
-            let reason = "its process was lost with the shim or the host";
             let seen = Seen {
                 pid: life.pid,
-                status: 255,
+                status: LOST,
                 at: crated_core::time::now(),
                 oom_killed: false,
-                reason: reason.into(),
+                reason: "its process was lost with the shim or the host".into(),
             };
-            return self.ended_locked(&scope, &id, seen).await;
+            return self.ended_locked(scope, id, seen).await;
         };
         let state = task.state(None).await?;
         match state.status {
             ProcessStatus::Stopped => {
-                self.bury_locked(&scope, &id, &*task).await?;
+                self.bury_locked(scope, id, &*task).await?;
                 Ok(true)
             }
             ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing => {
@@ -209,22 +249,71 @@ impl Engine {
     async fn restart_all(self: &Arc<Self>, rebooted: bool) -> Result<()> {
         for (key, _, life) in LIVES.list(&*self.deps.metadata, &LIVES.prefix("")).await? {
             let Some((namespace, id)) = LIVES.parts(&key) else { continue };
-            if !matches!(life.state(), State::Exited | State::Restarting) {
-                continue;
-            }
-            let policy = Policy::parse(life.wanted(id)?.restart.as_ref()).unwrap_or_default();
-            let stopped = life.desired != Desired::Running as i32;
-            let wanted = life.restarting
-                || (rebooted && policy == Policy::Always)
-                || (rebooted && policy == Policy::UnlessStopped && !stopped);
-            if !wanted {
+            if !wants_start(&life, id, rebooted) {
                 continue;
             }
             let scope = Scope::new(Namespace::new(namespace)?, Actor::daemon("restart policy"));
             let id = ContainerId::new(id)?;
-            self.change_life(&scope.namespace, id.as_str(), vec![], |life| life.restarting = true).await?;
-            self.start_later(&scope, &id, Duration::ZERO);
+            let engine = Arc::clone(self);
+            let start: BoxFuture<'static, ()> = Box::pin(async move {
+                if let Err(error) = engine.start_again(&scope, &id, rebooted).await {
+                    tracing::warn!(container = %id, %error, "a restart by the policy failed");
+                }
+            });
+            self.deps.tracker.spawn(start);
         }
         Ok(())
     }
+
+    async fn start_again(self: &Arc<Self>, scope: &Scope, id: &ContainerId, rebooted: bool) -> Result<()> {
+        {
+            let slot = self.slots.get(scope.namespace.as_str(), id.as_str());
+            let _turn = slot.lock().await;
+            let Some(life) = self.life(&scope.namespace, id.as_str()).await? else { return Ok(()) };
+            if !wants_start(&life, id.as_str(), rebooted) {
+                return Ok(());
+            }
+            if !life.restarting {
+                self.change_life(&scope.namespace, id.as_str(), vec![], |life| life.restarting = true).await?;
+            }
+        }
+        self.start_for_policy(scope, id).await
+    }
+}
+
+fn wants_start(life: &Life, id: &str, rebooted: bool) -> bool {
+    if !matches!(life.state(), State::Exited | State::Restarting) {
+        return false;
+    }
+    let policy =
+        life.wanted(id).ok().and_then(|config| Policy::parse(config.restart.as_ref()).ok()).unwrap_or_default();
+    let stopped = life.desired != Desired::Running as i32;
+    life.restarting || (rebooted && (policy == Policy::Always || (policy == Policy::UnlessStopped && !stopped)))
+}
+
+/// What ends before `until`; the rest goes on, and tells of its failures itself.
+async fn in_time<T: Send + 'static>(
+    jobs: Vec<(String, JoinHandle<Result<T>>)>,
+    until: Instant,
+) -> Vec<(String, Result<T>)> {
+    let mut ended = Vec::new();
+    for (what, mut job) in jobs {
+        match tokio::time::timeout_at(until, &mut job).await {
+            Ok(answer) => {
+                let answer = answer.unwrap_or_else(|gone| {
+                    Err(Error::internal("the reconciler did not end by itself").caused_by(gone))
+                });
+                ended.push((what, answer));
+            }
+            Err(_) => {
+                tracing::warn!(job = what, "goes on beside the start of the daemon");
+                tokio::spawn(async move {
+                    if let Ok(Err(error)) = job.await {
+                        tracing::error!(job = what, %error, "stays open");
+                    }
+                });
+            }
+        }
+    }
+    ended
 }

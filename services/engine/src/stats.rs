@@ -149,12 +149,12 @@ fn first(metrics: &v1::Metrics) -> Sample {
     if let Some(usage) = metrics.cpu.as_ref().and_then(|cpu| cpu.usage.as_ref()) {
         sample.cpu_usage_ns = usage.total;
     }
-    if let Some(memory) = &metrics.memory {
-        if let Some(usage) = &memory.usage {
-            // As docker: what can be given back at once does not count.
-            sample.memory_usage = usage.usage.saturating_sub(memory.total_inactive_file);
-            sample.memory_limit = usage.limit;
-        }
+    if let Some(memory) = &metrics.memory
+        && let Some(usage) = &memory.usage
+    {
+        // As docker: what can be given back at once does not count.
+        sample.memory_usage = usage.usage.saturating_sub(memory.total_inactive_file);
+        sample.memory_limit = usage.limit;
     }
     sample.pids = metrics.pids.as_ref().map_or(0, |pids| pids.current);
     for entry in metrics.blkio.iter().flat_map(|blkio| &blkio.io_service_bytes_recursive) {
@@ -168,8 +168,10 @@ fn first(metrics: &v1::Metrics) -> Sample {
 }
 
 fn second(metrics: &v2::Metrics) -> Sample {
-    let mut sample = Sample::default();
-    sample.cpu_usage_ns = metrics.cpu.as_ref().map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000));
+    let mut sample = Sample {
+        cpu_usage_ns: metrics.cpu.as_ref().map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000)),
+        ..Sample::default()
+    };
     if let Some(memory) = &metrics.memory {
         sample.memory_usage = memory.usage.saturating_sub(memory.inactive_file);
         sample.memory_limit = memory.usage_limit;

@@ -260,6 +260,7 @@ impl Engine {
             waited: Duration::from_millis(life.waited_ms.into()),
         });
         let execs = self.journal.forget_execs(namespace, id.as_str()).await?;
+        self.prepared().retain(|(container, _), _| container != id.as_str());
         let after = self
             .change_life(namespace, id.as_str(), execs, |life| {
                 (life.running, life.prepared, life.paused, life.pid) = (false, false, false, 0);

@@ -7,7 +7,6 @@ use crated_sys::{Errno, OFlag, fs, tree};
 use crated_types::{Error, Fault, Kind, Mount, Result};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -223,8 +222,7 @@ fn fill(folder: &Path, rootfs: &[Mount], target: &str) -> Result<()> {
         Err(error) => return Err(failed(error.into())),
     };
     let to = fs::open(folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0).map_err(|error| failed(error.into()))?;
-    tree::copy(&from, &to).map_err(failed)?;
-    fs::syncfs(to.as_fd()).map_err(|error| failed(error.into()))
+    tree::copy(&from, &to).map_err(failed)
 }
 
 #[cfg(test)]

@@ -289,7 +289,7 @@ mod tests {
     use std::io::Write;
 
     fn text(number: usize) -> String {
-        let stream = if number % 2 == 0 { "stdout" } else { "stderr" };
+        let stream = if number.is_multiple_of(2) { "stdout" } else { "stderr" };
         format!(
             "{{\"log\":\"line {number}\\n\",\"stream\":\"{stream}\",\"time\":\"2026-01-01T00:00:{:02}.5Z\"}}\n",
             number % 60
