@@ -68,11 +68,12 @@ impl Runtime {
         match self.owner {
             Owner::Crated => Error::from(error).at(action),
             Owner::Foreign => {
+                let text = format!("OCI runtime {action} failed: {error}");
                 let error = Error::from(error);
                 if matches!(error.fault(), Fault::Precondition | Fault::NotFound | Fault::AlreadyExists) {
                     return error;
                 }
-                Error::peer(Code::Unknown, format!("OCI runtime {action} failed: {error}"))
+                Error::peer(Code::Unknown, text)
             }
         }
     }
