@@ -16,10 +16,10 @@ use std::process::ExitCode;
 #[command(name = "cratectl", version, propagate_version = true, disable_help_subcommand = true)]
 struct Cli {
     /// Socket of the daemon
-    #[arg(short, long, global = true, env = "CRATED_ADDRESS", default_value = "/run/crated/crated.sock")]
+    #[arg(short, long, env = "CRATED_ADDRESS", default_value = "/run/crated/crated.sock")]
     address: String,
     /// Namespace to work in
-    #[arg(short, long, global = true, env = "CRATED_NAMESPACE", default_value = "default")]
+    #[arg(short, long, env = "CRATED_NAMESPACE", default_value = "default")]
     namespace: String,
     #[command(subcommand)]
     verb: Verb,

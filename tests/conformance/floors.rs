@@ -31,7 +31,8 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 /// The table between the markers of ARCHITECTURE.md: `| crate | floor | may use (of ours) |`.
 fn table() -> BTreeMap<String, (u32, BTreeSet<String>)> {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let inside = text.split("<!-- floors -->").nth(1).expect("ARCHITECTURE.md has a table between <!-- floors --> markers");
+    let inside =
+        text.split("<!-- floors -->").nth(1).expect("ARCHITECTURE.md has a table between <!-- floors --> markers");
     let mut table = BTreeMap::new();
     for line in inside.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();

@@ -100,7 +100,8 @@ impl Run {
         let writing = std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
         let out = std::thread::spawn(move || read(&mut stdout));
         let err = std::thread::spawn(move || read(&mut stderr));
-        let pidfd = crated_sys::pidfd::open(child.id().cast_signed()).expect("a child that is not waited for has a pidfd");
+        let pidfd =
+            crated_sys::pidfd::open(child.id().cast_signed()).expect("a child that is not waited for has a pidfd");
         let ended = crated_sys::poll::readable(std::os::fd::AsFd::as_fd(&pidfd), Some(PATIENCE * 2)).expect("poll");
         if !ended {
             let _ = child.kill();

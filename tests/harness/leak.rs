@@ -59,15 +59,12 @@ impl Leftovers {
 /// Every id that a container of this daemon ever had, from what its log says.
 fn container_ids(root: &Path) -> BTreeSet<String> {
     let text = fs::read(root.join("ids")).unwrap_or_default();
-    let mut ids: BTreeSet<String> =
-        String::from_utf8_lossy(&text).split_whitespace().map(str::to_owned).collect();
+    let mut ids: BTreeSet<String> = String::from_utf8_lossy(&text).split_whitespace().map(str::to_owned).collect();
     let folder = root.parent().unwrap_or(root);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("log.") {
             let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            ids.extend(
-                text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).map(str::to_owned),
-            );
+            ids.extend(text.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).map(str::to_owned));
         }
     }
     ids
@@ -93,7 +90,8 @@ fn processes(folder: &Path) -> Vec<(i32, String)> {
         if pid == std::process::id().cast_signed() {
             continue;
         }
-        let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).unwrap_or_default()).replace('\0', " ");
+        let line =
+            String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).unwrap_or_default()).replace('\0', " ");
         let below = |link: &str| fs::read_link(entry.path().join(link)).is_ok_and(|path| path.starts_with(folder));
         if line.contains(&name) || below("cwd") || below("root") || mounted_below(pid, &name) {
             found.push((pid, line));
@@ -106,7 +104,9 @@ fn processes(folder: &Path) -> Vec<(i32, String)> {
 fn mounted_below(pid: i32, name: &str) -> bool {
     let own = fs::read_link("/proc/self/ns/mnt").ok();
     let its = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    its.is_some() && its != own && fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|text| text.contains(name))
+    its.is_some()
+        && its != own
+        && fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|text| text.contains(name))
 }
 
 /// Every cgroup that engines like ours make: folders below any `crated` folder, and those named by an id.
@@ -143,7 +143,8 @@ pub(crate) fn reap_orphans() {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Some((name, rest)) = status.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) else { continue };
         // Programs that a test started itself are waited for by the test.
-        let ours = ["crated", "cratectl", "ctr", "bash", "containerd", "docker-registry", "skopeo", "python3"].contains(&name);
+        let ours =
+            ["crated", "cratectl", "ctr", "bash", "containerd", "docker-registry", "skopeo", "python3"].contains(&name);
         if rest.starts_with('Z') && !ours {
             use std::os::fd::AsFd;
             if let Ok(pidfd) = crated_sys::pidfd::open(pid) {

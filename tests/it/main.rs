@@ -1,3 +1,6 @@
 //! End-to-end tests: a real daemon, real shims, real containers, real peers.
 
+mod crash;
+mod ctr;
+mod images;
 mod life;

@@ -215,7 +215,7 @@ fn unpack(reader: impl Read, stat: &api::PathStat, target: &Path, contents: bool
         let path = entry.path()?.into_owned();
         let placed = match &rename {
             None => path,
-            Some(name) => name.join(path.components().skip(1).collect::<PathBuf>()),
+            Some(name) => name.components().chain(path.components().skip(1)).collect(),
         };
         // The container wrote the archive's contents: it does not choose where on the host they go.
         if placed.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {

@@ -163,8 +163,12 @@ impl Save {
         let request =
             api::SaveRequest { references: self.images, platform: self.platform, all_platforms: self.all_platforms };
         let mut chunks = client.engine().save(request).await?.into_inner();
-        // Nothing half is left under the name: the archive is renamed once it is whole.
+        // Nothing half is left under the name: the archive is renamed once it is whole. A device or pipe is written to.
+        let special = |path: &std::path::Path| std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
         let part = self.output.as_ref().map(|path| {
+            if special(path) {
+                return path.clone();
+            }
             let mut part = path.clone().into_os_string();
             part.push(".part");
             std::path::PathBuf::from(part)
@@ -184,6 +188,7 @@ impl Save {
         }
         .await;
         match (part, self.output) {
+            (Some(part), Some(output)) if part == output => {}
             (Some(part), Some(output)) if copied.is_ok() => std::fs::rename(part, output)?,
             (Some(part), _) => std::fs::remove_file(part)?,
             _ => {}
