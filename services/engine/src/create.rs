@@ -22,7 +22,7 @@ use crate::record::{CreateArguments, Desired, LIVES, Life, NAMES, Named};
 use crate::remove::remove_folder;
 use crate::restart::Policy;
 
-pub(crate) use options::{console, resources};
+pub(crate) use options::{console, keep_own_capabilities, resources};
 
 /// Type of an OCI spec in an `Any`, as containerd registers it.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";

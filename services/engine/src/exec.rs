@@ -145,8 +145,10 @@ impl Engine {
             privileged: request.privileged,
         };
         let process = exec_process(&spec, &options)?;
-        let value =
-            serde_json::to_vec(&process).map_err(|error| Error::internal("process as JSON").caused_by(error))?;
+        let failed = |error| Error::internal("process as JSON").caused_by(error);
+        let mut process = serde_json::to_value(&process).map_err(failed)?;
+        crate::create::keep_own_capabilities(&mut process);
+        let value = serde_json::to_vec(&process).map_err(failed)?;
         Ok(Any { type_url: PROCESS_TYPE.into(), value })
     }
 

@@ -5,7 +5,9 @@ use crated_spec::{
     Bind, BlockIo, NamespaceMode, NetworkMode, Options, Propagation, Resources, SeccompMode, Security, Tmpfs, Ulimit,
     User, UserNamespace,
 };
+use crated_sys::caps;
 use crated_types::{ContainerId, Error, Fault, Result};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -255,7 +257,21 @@ fn security(config: &ContainerConfig) -> Result<Security> {
 /// The spec of a container, as JSON.
 pub(super) fn spec(options: Options) -> Result<Vec<u8>> {
     let spec = crated_spec::build(&options)?;
-    serde_json::to_vec(&spec).map_err(|error| Error::internal("spec as JSON").caused_by(error))
+    let failed = |error| Error::internal("spec as JSON").caused_by(error);
+    let mut value = serde_json::to_value(&spec).map_err(failed)?;
+    if let Some(process) = value.get_mut("process") {
+        keep_own_capabilities(process);
+    }
+    serde_json::to_vec(&value).map_err(failed)
+}
+
+/// Takes capabilities out of a process that we have not ourselves and so cannot give ("all" means all of ours, as with docker).
+pub(crate) fn keep_own_capabilities(process: &mut Value) {
+    let own = caps::bounding();
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
+        set.retain(|name| name.as_str().and_then(caps::number).is_none_or(|number| own.contains(number)));
+    }
 }
 
 #[cfg(test)]
@@ -295,6 +311,16 @@ mod tests {
         let limits = Limits { memory: 1 << 20, memory_swap: -1, nano_cpus: 500_000_000, ..Limits::default() };
         let set = resources(&limits);
         assert_eq!((set.memory, set.memory_swap, set.nano_cpus), (Some(1 << 20), Some(-1), Some(500_000_000)));
+    }
+
+    #[test]
+    fn nobody_gets_capabilities_that_we_lack() {
+        let all: Vec<_> = caps::NAMES.iter().map(|name| format!("CAP_{}", name.trim_start_matches("CAP_"))).collect();
+        let mut process = serde_json::json!({"capabilities": {"bounding": all, "ambient": []}});
+        keep_own_capabilities(&mut process);
+        let kept = process["capabilities"]["bounding"].as_array().unwrap();
+        assert_eq!(kept.len(), caps::bounding().iter().count());
+        keep_own_capabilities(&mut serde_json::json!({}));
     }
 
     #[test]
