@@ -158,8 +158,7 @@ pub async fn recover(started: &Started, shared: &Shared) -> Result<()> {
         tracing::info!(running, exited, undone, "tasks restored");
     }
     for engine in started.all(ENGINE).into_values() {
-        let settled = engine.reconcile().await.map_err(|error| error.at("reconcile"))?;
-        tracing::info!(?settled, "operations reconciled");
+        engine.reconcile().await.map_err(|error| error.at("reconcile"))?;
     }
     for collector in started.all(GC).into_values() {
         shared.life.tracker.spawn(collector.run(shared.life.stop.clone()));

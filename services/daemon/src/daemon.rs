@@ -127,6 +127,8 @@ impl Daemon {
         builtin::recover(&started, shared).await?;
         let stack = Self::stack(config, shared, &started)?;
         listen(config, &shared.life, stack, &started).await?;
+        // Recovery and descriptors left much free memory behind.
+        crated_sys::malloc::trim();
         Ok(started)
     }
 

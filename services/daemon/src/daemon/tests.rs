@@ -1,5 +1,7 @@
 //! A whole daemon in this process, spoken to over its socket as clients do.
 
+mod tls;
+
 use super::*;
 use crated_api::containerd::services::content::v1::content_client::ContentClient;
 use crated_api::containerd::services::content::v1::{self as content, WriteAction, WriteContentRequest};
@@ -300,4 +302,26 @@ async fn what_is_recorded_is_there_after_a_restart() {
     let all = client.list(namespaces::ListNamespacesRequest::default()).await.unwrap().into_inner().namespaces;
     assert_eq!(all[0].name, "kept");
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_counted_for_prometheus() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let life = Life::default();
+    let address = crate::metrics::serve("127.0.0.1:0", &life).await.unwrap();
+    let running = Running::start().await;
+    VersionClient::new(running.channel().await).version(()).await.unwrap();
+    running.daemon.stop().await;
+    let ask = async |path: &str| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    assert!(ask("/").await.starts_with("HTTP/1.1 404"));
+    // Whichever recorder of this process came first counts; the page itself is there in any case.
+    assert!(ask("/metrics").await.starts_with("HTTP/1.1 200"));
+    life.stop.cancel();
 }
