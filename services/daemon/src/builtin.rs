@@ -15,7 +15,7 @@ mod snapshotters;
 mod store;
 mod tasks;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, load};
 use crate::grpc::Adapter;
 use crate::grpc::events::{ShimEvents, TTRPC_SERVICE};
 use crate::registry::{InitError, Registry, Reports, Slot, StartError, Started};
@@ -119,9 +119,11 @@ pub fn registry(shared: &Shared) -> Registry {
 ///
 /// # Errors
 /// The first that does not exist, with what was meant.
-pub fn check_config(config: &Config, file: &Path) -> std::result::Result<(), CheckError> {
-    registry(&Shared::default()).check(config).map_err(CheckError::Plugin)?;
+pub fn check_config(config: &Config, file: &Path) -> std::result::Result<(), ConfigError> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
+    if let Err(StartError::Unknown { slot, id, hint }) = registry(&Shared::default()).check(config) {
+        return Err(load::unknown_plugin(file, &text, &slot, &id, &hint));
+    }
     for (slot, tables) in &config.plugins {
         for (id, table) in tables {
             let plugin = format!("{slot}.{id}");
@@ -129,22 +131,11 @@ pub fn check_config(config: &Config, file: &Path) -> std::result::Result<(), Che
             if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
                 let expected: Vec<_> = known.iter().map(|key| format!("`{key}`")).collect();
                 let message = format!("unknown field `{key}`, expected one of {}", expected.join(", "));
-                return Err(CheckError::Key(crate::config::load::of_plugin(file, &text, slot, id, &message)));
+                return Err(load::of_plugin(file, &text, slot, id, &message));
             }
         }
     }
     Ok(())
-}
-
-/// What is wrong with the tables of plugins.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// There is no such plugin.
-    #[error(transparent)]
-    Plugin(StartError),
-    /// The plugin has no such key.
-    #[error(transparent)]
-    Key(ConfigError),
 }
 
 /// After the start of the plugins and before the first client: shims are found again, and what a crash left open is ended.

@@ -65,6 +65,13 @@ pub fn of_plugin(file: &Path, text: &str, slot: &str, id: &str, message: &str) -
     ConfigError { file: file.into(), line: find(text, &key), what: explain(message, &table) }
 }
 
+/// The error of a table for a plugin that does not exist.
+#[must_use]
+pub fn unknown_plugin(file: &Path, text: &str, slot: &str, id: &str, hint: &str) -> ConfigError {
+    let table = format!("plugins.{slot:?}.{id}");
+    ConfigError { file: file.into(), line: find(text, &table), what: format!("[{table}]: no such plugin; {hint}") }
+}
+
 /// Rules that types do not hold.
 fn check(config: &Config) -> Result<(), (String, String)> {
     let absolute = |key: &str, path: &Path| {
@@ -212,6 +219,23 @@ mod tests {
             error.to_string(),
             "/c.toml:2: unknown key \"rot\" in [plugins.\"io.containerd.snapshotter.v1\".overlayfs]; did you mean \"root\"?"
         );
+    }
+
+    #[test]
+    fn an_unknown_plugin_is_told_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let text = "root = \"/r\"\n[plugins.\"io.containerd.snapshotter.v1\".overlay]\n";
+        std::fs::write(&file, text).unwrap();
+        let error = crate::builtin::check_config(&parse(&file, text).unwrap(), &file).unwrap_err().to_string();
+        assert!(
+            error.contains("c.toml:2: ") && error.ends_with("no such plugin; did you mean \"overlayfs\"?"),
+            "{error}"
+        );
+        let text = "[plugins.\"io.containerd.snapshotter.v1\".native]\nrot = \"/x\"\n";
+        std::fs::write(&file, text).unwrap();
+        let error = crate::builtin::check_config(&parse(&file, text).unwrap(), &file).unwrap_err().to_string();
+        assert!(error.contains("c.toml:2: unknown key \"rot\""), "{error}");
     }
 
     #[test]
