@@ -4,3 +4,4 @@ mod crash;
 mod ctr;
 mod images;
 mod life;
+mod reflect;
