@@ -33,7 +33,10 @@ impl Disk {
                 .and_then(|()| sync(&folder))
                 .map_err(|source| Error::os(format!("create {}", folder.display()), source))?;
         }
-        sync(root).map_err(|source| Error::os(format!("sync {}", root.display()), source))?;
+        // every name on the way to a blob is durable before a blob is
+        for folder in [&disk.root.join("blobs"), root].into_iter().chain(root.parent()) {
+            sync(folder).map_err(|source| Error::os(format!("sync {}", folder.display()), source))?;
+        }
         Ok(disk)
     }
 
@@ -83,7 +86,7 @@ impl Disk {
     pub(crate) fn publish(&self, folder: &str, file: &File, digest: &Digest, size: u64) -> Result<()> {
         let (data, blob) = (self.data(folder), self.blob(digest));
         if self.blob_size(digest) == Some(size) {
-            return Ok(());
+            return self.settle(digest);
         }
         let publish = || -> io::Result<()> {
             file.set_permissions(Permissions::from_mode(0o444))?;
@@ -92,6 +95,14 @@ impl Disk {
             sync(&self.blobs(digest.algorithm()))
         };
         publish().map_err(|source| Error::os(format!("rename {} to {}", data.display(), blob.display()), source))
+    }
+
+    /// Makes a blob durable that lay there already: whoever renamed it may have died before its folder was synced.
+    pub(crate) fn settle(&self, digest: &Digest) -> Result<()> {
+        let blob = self.blob(digest);
+        let synced =
+            File::open(&blob).and_then(|file| file.sync_all()).and_then(|()| sync(&self.blobs(digest.algorithm())));
+        synced.map_err(|source| Error::os(format!("sync {}", blob.display()), source))
     }
 
     /// Removes an ingest's folder; one that is not there is no error.

@@ -168,6 +168,7 @@ impl Ingest for OpenIngest {
 
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         self.own(true).await?;
+        crated_core::fail::point("content.write")?;
         if chunk.is_empty() {
             return Ok(());
         }
@@ -227,12 +228,15 @@ impl OpenIngest {
         let (disk, folder) = (self.inner.disk.clone(), self.folder.clone());
         if let Some(State::Writing(writing)) = &self.state {
             let (file, digest) = (Arc::clone(&writing.file), digest.clone());
+            crated_core::fail::point("content.commit.publish")?;
             crate::blocking::run(move || disk.publish(&folder, &file, &digest, size)).await??;
         }
+        crated_core::fail::point("content.commit.record")?;
         let answer = self.inner.record(&self.scope, &self.status.reference, &digest, size, labels).await;
         if answer.as_ref().is_ok() || answer.as_ref().is_err_and(Error::is_already_exists) {
             let (disk, folder) = (self.inner.disk.clone(), self.folder.clone());
             // left over it is found by the collector
+            crated_core::fail::moment("content.commit.clean");
             let _ = crate::blocking::run(move || disk.remove_ingest(&folder)).await?;
         }
         drop(self.guard);

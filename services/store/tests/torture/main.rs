@@ -1,0 +1,64 @@
+//! Torture: power cuts replayed from a recording of real writes, and damage to every kind of file of a store.
+//!
+//! ```text
+//! child process ── writes, acknowledges into a file ──▶ recording (shim.c, preloaded)
+//! recording ── cut at a moment, what was not synced is dropped, kept or torn ──▶ a folder ──▶ child: open, compare with the acks
+//! a good store ── a bit, a sector, a page, the end of a file ──▶ a folder ──▶ child: open; wrong data is the only failure
+//! ```
+//! Short by default. `TORTURE_CUTS=1000 TORTURE_FLIPS=300 cargo test -p crated-store --test torture` is the long form; `TORTURE_SEED`
+//! chooses other dice, `TORTURE_KEEP=DIR` keeps what failed.
+
+mod child;
+mod content;
+mod damage;
+mod dice;
+mod disk;
+mod metadata;
+mod replay;
+
+use disk::Names;
+use std::collections::BTreeMap;
+
+/// A number from the environment.
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn judge(what: &str, tally: &BTreeMap<String, usize>, faults: &[String]) {
+    println!("{what}: {tally:?}");
+    assert!(faults.is_empty(), "{what}: {tally:?}\n{}", faults.join("\n"));
+}
+
+#[test]
+fn a_power_cut_loses_no_acknowledged_commit() {
+    let Some(recording) = replay::Recording::make("write-metadata") else { return };
+    for names in [Names::Ext4, Names::Strict] {
+        let (tally, faults) = recording.cut("check-metadata", names, number("TORTURE_CUTS", 100) / 2);
+        judge(&format!("metadata, {names:?}"), &tally, &faults);
+    }
+}
+
+#[test]
+fn a_power_cut_leaves_no_short_blob() {
+    let Some(recording) = replay::Recording::make("write-content") else { return };
+    for names in [Names::Ext4, Names::Strict] {
+        let (tally, faults) = recording.cut("check-content", names, number("TORTURE_CUTS", 100) / 2);
+        judge(&format!("content, {names:?}"), &tally, &faults);
+    }
+}
+
+#[test]
+fn damage_is_healed_or_named() {
+    let good = damage::Good::make();
+    for (part, index) in [("index", true), ("log", true), ("snap", true), ("log", false), ("snap", false)] {
+        let (tally, faults) = good.damage(part, index, number("TORTURE_FLIPS", 12));
+        judge(&format!("damage to {part}, index {}", if index { "kept" } else { "lost" }), &tally, &faults);
+    }
+}
+
+/// Not a test: what the children do.
+#[test]
+#[ignore = "child process"]
+fn child() {
+    child::run();
+}
