@@ -85,8 +85,7 @@ pub(crate) fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
         return Ok(Timestamp::from(SystemTime::from(time)));
     }
     if let Ok(seconds) = text.parse::<f64>()
-        && seconds >= 0.0
-        && seconds < 1e11
+        && (0.0..1e11).contains(&seconds)
     {
         return Ok(Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)));
     }

@@ -306,3 +306,15 @@ fn a_timeline_shows_the_steps() {
     assert!(said.contains("create") && said.contains("start") && said.contains("µs"), "{said}");
     daemon.finish();
 }
+
+#[test]
+fn an_init_reaps_and_forwards() {
+    let daemon = ready();
+    let script = "trap 'exit 6' TERM; (sleep 0.1 &) ; while :; do sleep 0.1; done";
+    daemon.ctl(&["run", "-d", "--init", "--name", "c1", "bb:1", "sh", "-c", script]).ok();
+    assert!(daemon.ctl(&["exec", "c1", "cat", "/proc/1/cmdline"]).ok().contains("init"));
+    eventually("the orphan is reaped", || (!daemon.ctl(&["exec", "c1", "ps"]).ok().contains("[sleep]")).then_some(()));
+    daemon.ctl(&["stop", "c1"]).ok();
+    assert_eq!(daemon.ctl(&["inspect", "--format", "{{.State.ExitCode}}", "c1"]).word(), "6");
+    daemon.finish();
+}

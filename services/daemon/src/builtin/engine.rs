@@ -30,7 +30,6 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
             let id = super::blocking(move || uuid(&folder)).await?;
             let snapshotters = as_ports(cx.all(SNAPSHOTTER)?);
             known(&settings.engine.snapshotter, &snapshotters)?;
-            cx.export("root", cx.root_dir().display());
             Ok(Engine::new(Deps {
                 metadata: cx.one(METADATA)?,
                 containers: cx.one(CONTAINERS)?,
@@ -41,8 +40,8 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
                 tasks: cx.one(TASKS)?,
                 events: cx.one(EVENTS)?,
                 puller: cx.one(PULLER)?,
-                root: cx.root_dir(),
-                state: cx.state_dir(),
+                root: settings.root.clone(),
+                state: settings.state.clone(),
                 config: EngineConfig {
                     default_snapshotter: settings.engine.snapshotter.clone(),
                     default_runtime: settings.engine.runtime.clone(),
