@@ -94,6 +94,7 @@ impl TaskManager for Manager {
     }
 
     async fn forward(&self, event: Event) -> Result<()> {
+        crated_core::fail::point(format_args!("task.event{}", event.topic.replace('/', ".")))?;
         let Some(record) = exits::log(&*self.inner.store, event.clone()).await? else { return Ok(()) };
         if let (Ok(namespace), Ok(id)) = (event.namespace.parse(), record.id.parse())
             && let Ok(task) = self.inner.find(&namespace, &id)
@@ -232,6 +233,7 @@ impl Inner {
             own: program.own,
             ..TaskRecord::default()
         };
+        crated_core::fail::point("task.create.intent")?;
         let key = TASKS.key(scope.namespace.as_str(), request.id.as_str());
         let intent = vec![Op::Expect(key.clone(), Revision::ABSENT), TASKS.put(key, &record)];
         self.store.commit(intent).await.map_err(|error| match error.fault() {
@@ -258,7 +260,9 @@ impl Inner {
         mut record: TaskRecord,
         shared: Option<Arc<Running>>,
     ) -> Result<Arc<Running>> {
+        crated_core::fail::point("task.create.bundle")?;
         bundle.create(&request.spec, &program.program).map_err(|error| error.at("bundle"))?;
+        crated_core::fail::point("task.create.shim")?;
         let shim = match shared {
             Some(task) => task.shim.clone(),
             None => self
@@ -277,9 +281,11 @@ impl Inner {
             options: request.options.clone(),
             ..api::CreateTaskRequest::default()
         };
+        crated_core::fail::point("task.create.call")?;
         let answer: api::CreateTaskResponse =
             shim.act("Create", &create).await.map_err(|error| error.at("create task"))?;
         record.pid = answer.pid;
+        crated_core::fail::point("task.create.done")?;
         Ok(self.keep(Running::new(scope.namespace.clone(), request.id.clone(), shim, record, self)))
     }
 
@@ -294,6 +300,7 @@ impl Inner {
         let names = (&scope.namespace, &request.id);
         if program.own {
             let socket = crate::shim::socket_path(&record.address)?;
+            crated_core::fail::moment("task.create.bind");
             let started = own::start(&self.config, &self.images, &program.program, bundle, names, &socket)?;
             record.shim_pid = started.pid;
             reap(started);
@@ -314,11 +321,15 @@ impl Inner {
 
     /// Takes a failed create back: nothing of it stays.
     pub(crate) async fn undo(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) -> Result<()> {
+        crated_core::fail::moment("task.undo.kill");
         self.kill_shim(namespace, id, record).await;
+        crated_core::fail::moment("task.undo.sweep");
         self.sweep(namespace, id, record).await;
         let bundle = self.bundle(namespace, id);
+        crated_core::fail::point("task.undo.bundle")?;
         bundle.remove()?;
         self.remove_sockets(record);
+        crated_core::fail::point("task.undo.record")?;
         self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await.map(drop)
     }
 
@@ -336,6 +347,7 @@ impl Inner {
                 return Err(error);
             }
         };
+        crated_core::fail::moment("task.delete.shutdown");
         if let Err(error) = task.shim.shutdown(id).await {
             tracing::warn!(container = %id, %error, "shim shutdown");
         }
@@ -344,10 +356,12 @@ impl Inner {
             tracing::warn!(container = %id, "the shim does not end: killing it");
             self.kill_shim(namespace, id, &task.record()).await;
         }
+        crated_core::fail::point("task.delete.bundle")?;
         self.bundle(namespace, id).remove()?;
         if alone {
             self.remove_sockets(&task.record());
         }
+        crated_core::fail::point("task.delete.record")?;
         self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await?;
         self.forget(namespace, id);
         Ok(exit)
@@ -361,11 +375,13 @@ impl Inner {
         known: TaskRecord,
         reason: &str,
     ) -> Result<Exit> {
+        crated_core::fail::moment("task.bury.sweep");
         let verdict = self.sweep(namespace, id, &known).await;
+        crated_core::fail::point("task.bury.record")?;
         let key = TASKS.key(namespace.as_str(), id.as_str());
         let exit = loop {
             let Some((revision, mut record)) = TASKS.get(&*self.store, &key).await? else {
-                break exits::of(&known).unwrap_or_else(|| task::exit(verdict.clone().unwrap_or_default()));
+                break exits::of(&known).unwrap_or_else(|| task::exit(verdict.unwrap_or_default()));
             };
             record.pid = record.pid.max(known.pid);
             let mut batch = vec![Op::Expect(key.clone(), revision), Op::Delete(key.clone())];
@@ -392,6 +408,7 @@ impl Inner {
         if let Some(task) = self.forget(namespace, id) {
             task.ended.send_replace(Some(exit.clone()));
         }
+        crated_core::fail::point("task.bury.bundle")?;
         self.bundle(namespace, id).remove()?;
         self.remove_sockets(&known);
         Ok(exit)

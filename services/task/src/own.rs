@@ -98,13 +98,16 @@ pub(crate) fn start(
         arguments.push(c"-debug".into());
     }
     arguments.push(c"serve".into());
-    let environment = [
+    let mut environment = vec![
         text(format!("TTRPC_ADDRESS={}", config.ttrpc_address.display()))?,
         text(format!("GRPC_ADDRESS={}", config.grpc_address.display()))?,
         text(format!("NAMESPACE={namespace}"))?,
         text(format!("CRATED_SOCKET={}", socket.display()))?,
         text(format!("PATH={}", std::env::var("PATH").unwrap_or_default()))?,
     ];
+    if let Some(arms) = crated_core::fail::arms() {
+        environment.push(text(format!("CRATED_FAILPOINTS={arms}"))?);
+    }
     let failed = |error: crated_sys::SysError| Error::os(format!("start shim {}", program.display()), error.into());
     let mut spawned = crated_sys::clone::spawn(&Spawn {
         image: image.as_fd(),

@@ -61,6 +61,7 @@ impl Inner {
         id: &ContainerId,
         record: TaskRecord,
     ) -> Result<Outcome> {
+        crated_core::fail::moment("task.restore");
         if record.boot_id != self.boot_id {
             self.bury(namespace, id, record, "the host was restarted").await?;
             return Ok(Outcome::Exited);
