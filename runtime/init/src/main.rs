@@ -4,15 +4,23 @@
 use crated_sys::pidfd::{self, ExitStatus};
 use crated_sys::poll;
 use crated_sys::signal::Queue;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 /// SIGCHLD, the one signal that is ours.
 const CHILD: i32 = 17;
+/// Our own first argument in the child, which gives signals their defaults before it becomes the command.
+const BECOME: &str = "\u{1}become";
 
 fn main() -> ExitCode {
-    match run() {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|argument| argument == BECOME).is_some() {
+        return failed(&become_command(arguments));
+    }
+    arguments.next_if(|argument| argument == "--");
+    match run(arguments) {
         Ok(status) => ExitCode::from(u8::try_from(status.code()).unwrap_or(u8::MAX)),
         Err(error) => {
             eprintln!("crated-init: {error}");
