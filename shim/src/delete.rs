@@ -29,11 +29,13 @@ pub(crate) fn delete(args: &Args) -> Result<()> {
     if let Some(pid) = pid {
         kill_init(pid, &args.id, &bundle);
     }
+    crate::fail::point("shim.sweep.cgroup")?;
     match spec::load(&bundle) {
         Ok(spec) => runtime::sweep(&args.id, &spec)?,
         Err(error) if error.is_not_found() => {}
         Err(error) => log::warn(format_args!("{error}")),
     }
+    crate::fail::point("shim.sweep.unmount")?;
     unmount(&bundle.join("rootfs"));
     let (pid, exit) = Exit::load(&bundle)
         .unwrap_or_else(|| (pid.unwrap_or(0), Exit { status: KILLED, at: SystemTime::now(), oom_killed: false }));

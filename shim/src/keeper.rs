@@ -165,10 +165,12 @@ impl Keeper {
         let subject = Subject { namespace: &self.namespace, container: &id, exec: "" };
         let (io, stdio) = Io::prepare(&addresses, subject, &self.switchboard)?;
         let rootfs: Vec<Mount> = request.rootfs.iter().map(mount).collect();
+        crate::fail::point("shim.create.runtime")?;
         let handle = self.runtime.create(Create { id: &id, bundle: &bundle, spec: &spec, rootfs, stdio, options })?;
         let own_pids = spec::has_own_pids(&spec);
         let container = Container::new(&id, bundle, handle, (addresses.clone(), io), own_pids)?;
         let pid = container.init.pid;
+        crate::fail::moment("shim.create.pid");
         save_pid(&container.bundle, "init", pid);
         self.watch_memory(&container);
         self.containers.insert(id.clone(), container);
@@ -185,6 +187,7 @@ impl Keeper {
             checkpoint: String::new(),
             pid,
         };
+        crate::fail::moment("shim.create.publish");
         self.events.publish("/tasks/create", "containerd.events.TaskCreate", &created);
         Ok(api::CreateTaskResponse { pid })
     }
@@ -195,12 +198,16 @@ impl Keeper {
         };
         let container_id = request.id.clone();
         if request.exec_id.is_empty() {
+            crate::fail::point("shim.start.gate")?;
             let pid = container.start(&self.runtime)?;
+            crate::fail::moment("shim.start.publish");
             let started = event::TaskStart { container_id, pid };
             self.events.publish("/tasks/start", "containerd.events.TaskStart", &started);
             return Ok(api::StartResponse { pid });
         }
+        crate::fail::point("shim.exec.start")?;
         let pid = container.start_exec(&request.exec_id, &self.runtime)?;
+        crate::fail::moment("shim.exec.publish");
         save_pid(&container.bundle, &request.exec_id, pid);
         let started = event::TaskExecStarted { container_id, exec_id: request.exec_id.clone(), pid };
         self.events.publish("/tasks/exec-started", "containerd.events.TaskExecStarted", &started);
@@ -215,6 +222,7 @@ impl Keeper {
         let namespace = self.namespace.clone();
         let container = self.container(&request.id)?;
         container.check_exec(&request.exec_id)?;
+        crate::fail::point("shim.exec.add")?;
         let text = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
         let spec = serde_json::from_slice(text).map_err(|error| Error::invalid("spec", error))?;
         let addresses = Addresses {
@@ -312,7 +320,9 @@ impl Keeper {
             return State::Running.allows(Action::Delete).map(|()| Default::default());
         }
         container.init.state.allows(Action::Delete)?;
+        crate::fail::point("shim.delete.destroy")?;
         container.destroy()?;
+        crate::fail::moment("shim.delete.answer");
         if container.init.exit.is_none() {
             // Never started: it was killed just now.
             container.pending = Some(Exit { status: 137, at: SystemTime::now(), oom_killed: false });

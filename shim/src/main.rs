@@ -17,6 +17,9 @@ mod container;
 mod delete;
 mod events;
 mod exit;
+#[allow(dead_code, unreachable_pub, reason = "the daemon's, the same text")]
+#[path = "../../services/core/src/fail.rs"]
+mod fail;
 mod info;
 mod io;
 mod keeper;

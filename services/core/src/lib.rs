@@ -8,6 +8,7 @@ pub mod container;
 pub mod content;
 pub mod diff;
 pub mod event;
+pub mod fail;
 pub mod fake;
 pub mod image;
 pub mod lease;

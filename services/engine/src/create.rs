@@ -175,6 +175,7 @@ impl Engine {
         let mut last = self.journal.closing(open, "done").await?;
         last.push(LIVES.put(LIVES.key(scope.namespace.as_str(), id.as_str()), &life));
         self.deps.containers.create(&scope, container, last).await.map_err(|error| error.at("record"))?;
+        crated_core::fail::moment("engine.create.done");
         tracing::info!(container = %id, name = arguments.name, image = wish.image.name, "created");
         Ok(arguments.name)
     }
@@ -184,8 +185,10 @@ impl Engine {
         let arguments: CreateArguments = open.arguments()?;
         let scope = open.scope.clone();
         self.journal.turn_back(open, reason).await?;
+        crated_core::fail::point("engine.create.undo")?;
         self.drop_snapshot(&scope, &arguments.snapshotter, &arguments.id).await?;
         remove_folder(&self.folder(&scope.namespace, &arguments.id)).await?;
+        crated_core::fail::moment("engine.create.undo.volumes");
         for volume in &arguments.volumes {
             remove_folder(&self.volumes(&scope.namespace).join(volume)).await?;
         }

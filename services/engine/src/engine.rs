@@ -125,7 +125,9 @@ impl Engine {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        match self.deps.tracker.spawn(change).await {
+        let ended = self.deps.tracker.spawn(change).await;
+        crated_core::fail::moment("engine.answer");
+        match ended {
             Ok(answer) => answer,
             Err(gone) => Err(Error::internal("an operation of the engine did not end by itself").caused_by(gone)),
         }

@@ -1,6 +1,7 @@
 //! The journal: what an operation is going to do is committed before it acts; its last commit forgets the intent and keeps its timeline.
 
 use crated_api::crated::engine::v1::timeline_response::{Operation as Past, Step};
+use crated_core::fail;
 use crated_core::operation::OPERATIONS;
 use crated_core::{Direction, MetadataStore, Op, Operation, Revision};
 use crated_types::{Error, Kind, Namespace, Result, Scope};
@@ -89,7 +90,13 @@ impl Open {
     /// Runs a step, keeps its time, and names it in its error.
     pub(crate) async fn step<T>(&mut self, name: &'static str, act: impl Future<Output = Result<T>>) -> Result<T> {
         let begun = Instant::now();
-        let answer = act.await;
+        let kind = self.kind.name();
+        let armed = fail::point(format_args!("engine.{kind}.{name}"));
+        let answer = match armed {
+            Ok(()) => act.await,
+            Err(error) => Err(error),
+        };
+        fail::moment(format_args!("engine.{kind}.{name}.done"));
         let note = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
         self.trace.passed(name, begun, note);
         answer.map_err(|error| error.at(name))
@@ -231,9 +238,15 @@ impl Journal {
         let mut batch = vec![Op::Expect(key.clone(), Revision::ABSENT), OPERATIONS.put(key.clone(), &operation)];
         batch.extend(with);
         let begun = Instant::now();
-        if let Err(error) = self.metadata.commit(batch).await {
+        let armed = fail::point(format_args!("engine.{}.intent", kind.name()));
+        let committed = match armed {
+            Ok(()) => self.metadata.commit(batch).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = committed {
             return Err((trace, error.at("intent")));
         }
+        fail::moment(format_args!("engine.{}.intent.done", kind.name()));
         trace.passed("intent", begun, String::new());
         Ok(Open { scope: scope.clone(), kind, operation, trace, key })
     }
@@ -252,11 +265,15 @@ impl Journal {
         open.operation.direction = Direction::Back as i32;
         open.operation.reason = reason.to_string();
         tracing::warn!(operation = open.kind.name(), container = open.subject(), error = %reason, "operation turns back");
-        self.metadata.commit(vec![OPERATIONS.put(open.key.clone(), &open.operation)]).await.map(drop)
+        fail::point(format_args!("engine.{}.back", open.kind.name()))?;
+        let turned = self.metadata.commit(vec![OPERATIONS.put(open.key.clone(), &open.operation)]).await.map(drop);
+        fail::moment(format_args!("engine.{}.back.done", open.kind.name()));
+        turned
     }
 
     /// What the last commit of an operation has beside its result: the intent is forgotten and the timeline goes on.
     pub(crate) async fn closing(&self, open: &Open, outcome: &str) -> Result<Vec<Op>> {
+        fail::point(format_args!("engine.{}.close", open.kind.name()))?;
         let mut batch = self.kept(&open.scope, open.subject(), open.trace.past(outcome.into())).await?;
         batch.push(Op::Delete(open.key.clone()));
         Ok(batch)
@@ -269,6 +286,7 @@ impl Journal {
 
     /// Forgets the intent and keeps no timeline: the container is gone, or never was.
     pub(crate) fn forgetting(&self, open: &Open) -> Vec<Op> {
+        fail::moment(format_args!("engine.{}.forget", open.kind.name()));
         let timeline = TIMELINES.key(open.scope.namespace.as_str(), open.subject());
         vec![Op::Delete(open.key.clone()), Op::Delete(timeline)]
     }

@@ -103,10 +103,12 @@ impl Engine {
         if !arguments.name.is_empty() {
             last.push(Op::Delete(NAMES.key(namespace, &arguments.name)));
         }
+        crated_core::fail::point("engine.remove.record")?;
         match self.deps.containers.delete(&scope, &id, last.clone()).await {
             Err(error) if error.is_not_found() => drop(self.commit(last).await?),
             answer => answer?,
         }
+        crated_core::fail::moment("engine.remove.done");
         self.slots.get(namespace, id.as_str()).ring();
         tracing::info!(container = %id, name = arguments.name, "removed");
         Ok(())

@@ -53,10 +53,12 @@ impl Engine {
                         .map_err(|error| Error::internal("limits as JSON").caused_by(error))?;
                     task.update(Any { type_url: RESOURCES_TYPE.into(), value }, BTreeMap::new()).await?;
                 }
+                crated_core::fail::point("engine.update.keep")?;
                 engine.keep_limits(&scope, found.record.clone(), wanted).await?;
                 config.resources = Some(merged);
             }
             let bytes = config.encode_to_vec();
+            crated_core::fail::point("engine.update.record")?;
             engine.change_life(&scope.namespace, found.id.as_str(), vec![], |life| life.config = bytes).await.map(drop)
         })
         .await
@@ -100,6 +102,7 @@ impl Engine {
                 return Err(Error::invalid("name", format_args!("{name:?} is its name already")));
             }
             engine.check_free(&scope, &name).await?;
+            crated_core::fail::point("engine.rename.record")?;
             let key = |name: &str| NAMES.key(scope.namespace.as_str(), name);
             let with = vec![
                 Op::Expect(key(&name), Revision::ABSENT),

@@ -112,12 +112,16 @@ async fn run(
         progress: progress.clone(),
         stop: stop.clone(),
     };
+    crated_core::fail::point("image.pull.resolve")?;
     let target = match known(service, scope, request).await? {
         Some(target) => target,
         None => fetcher.stopping(fetcher.repository.resolve()).await?,
     };
+    crated_core::fail::point("image.pull.choose")?;
     let manifest = choose(&fetcher, &target, request).await?;
+    crated_core::fail::point("image.pull.fetch")?;
     fetch(service, &fetcher, &manifest, request).await?;
+    crated_core::fail::point("image.pull.name")?;
     name(service, scope, request, &target).await
 }
 

@@ -84,6 +84,7 @@ impl Unpacker<'_> {
         let Some(last) = names.last() else { return Ok(None) };
         let key = format!("{GC_REF_SNAPSHOT}{}", self.snapshotter.name());
         let labels = Labels::from([(key, last.to_string())]);
+        crated_core::fail::point("image.unpack.label")?;
         labels::add(&*self.service.content, self.scope, &manifest.config.digest, labels).await?;
         Ok(Some(last.clone()))
     }
@@ -139,6 +140,7 @@ impl Unpacker<'_> {
             (SNAPSHOT_REF.to_owned(), step.name.to_string()),
             (DIFF_ID.to_owned(), step.diff_id.to_string()),
         ]);
+        crated_core::fail::point("image.unpack.prepare")?;
         let mounts = match self.snapshotter.prepare(self.scope, &key, step.parent.as_ref(), labels).await {
             Ok(mounts) => mounts,
             // A client was faster; the name stands for the same content.
@@ -146,13 +148,16 @@ impl Unpacker<'_> {
             Err(error) => return Err(error),
         };
         let done = async {
+            crated_core::fail::point("image.unpack.apply")?;
             self.fill(step, source, mounts, id).await?;
+            crated_core::fail::point("image.unpack.commit")?;
             let labels = Labels::from([(SNAPSHOT_REF.to_owned(), step.name.to_string())]);
             self.snapshotter.commit(self.scope, &step.name, &key, None, labels).await
         };
         match done.await {
             Ok(()) => Ok(()),
             Err(error) => {
+                crated_core::fail::moment("image.unpack.undo");
                 remove(self.scope, &*self.snapshotter, &key).await;
                 if error.is_already_exists() { Ok(()) } else { Err(error) }
             }

@@ -180,6 +180,7 @@ impl Inner {
     }
 
     async fn remove(&self, scope: &Scope, key: &SnapshotKey) -> Result<()> {
+        crated_core::fail::point("snapshot.remove.record")?;
         let _key = self.keys.lock((scope.namespace.clone(), key.clone())).await;
         let id = {
             let _family = self.family.write().await;
@@ -198,6 +199,7 @@ impl Inner {
             .await?;
             SnapshotId(snapshot.id)
         };
+        crated_core::fail::moment("snapshot.remove.backend");
         // left over it is found by the collector
         if let Err(error) = self.backend.remove(id).await {
             tracing::warn!(snapshotter = self.name, %id, %error, "the folder of a removed snapshot stays for now");

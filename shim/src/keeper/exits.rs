@@ -68,12 +68,14 @@ impl Keeper {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some(exit) = container.pending.take() else { return };
         let pid = container.init.pid;
+        crate::fail::moment("shim.exit.save");
         if self.owner == Owner::Crated
             && let Err(error) = exit.save(&container.bundle, pid)
         {
             log::error(format_args!("{id}: the record of the exit is not on disk: {error}"));
         }
         container.init.ended(exit);
+        crate::fail::moment("shim.exit.publish");
         self.publish_exit(id, id, pid, exit);
     }
 

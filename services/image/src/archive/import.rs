@@ -37,6 +37,7 @@ pub(crate) async fn import(
     progress: &Progress,
 ) -> Result<Vec<Image>> {
     let snapshotter = request.snapshotter.as_deref().map(|name| service.snapshotter(name)).transpose()?;
+    crated_core::fail::point("image.import.scan")?;
     let (reader, pump) = pipe::reader(archive);
     let scanner = Scanner {
         content: service.content.clone(),
@@ -50,10 +51,12 @@ pub(crate) async fn import(
     let found = named(service, scope, scanned.map_err(|error| error.at("read archive"))?).await?;
     let mut images = Vec::new();
     for (name, target) in found {
+        crated_core::fail::point("image.import.label")?;
         label(&*service.content, scope, &target, 0).await.map_err(|error| error.at("read archive"))?;
         if let Some(snapshotter) = &snapshotter {
             service.unpack_stored(scope, &target, &request.platform, snapshotter.clone(), progress, &name).await?;
         }
+        crated_core::fail::point("image.import.name")?;
         let image = Image { name, target: Some((&target).into()), ..Image::default() };
         images.push(pull::record(service, scope, image).await?);
     }

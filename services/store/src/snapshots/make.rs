@@ -60,13 +60,16 @@ pub(super) async fn make(inner: Arc<Inner>, new: Wanted) -> Result<Vec<Mount>> {
         SnapshotKind::View => Access::ReadOnly,
         SnapshotKind::Active | SnapshotKind::Committed => Access::ReadWrite,
     };
+    crated_core::fail::point("snapshot.prepare.backend")?;
     match access {
         Access::ReadOnly => inner.backend.view(id, parents.clone()).await?,
         Access::ReadWrite => inner.backend.create(id, parents.clone()).await?,
     }
     let made = async {
         let mounts = inner.backend.mounts(id, parents, access).await?;
+        crated_core::fail::point("snapshot.prepare.record")?;
         record(&inner, &new, &making).await?;
+        crated_core::fail::moment("snapshot.prepare.done");
         Ok(mounts)
     };
     let made = made.await;
@@ -184,6 +187,7 @@ pub(super) async fn commit(inner: Arc<Inner>, freeze: Freeze) -> Result<()> {
     }
     check_lease(&*inner.metadata, &freeze.scope).await?;
     let active = check(&inner, &freeze).await?;
+    crated_core::fail::point("snapshot.commit.backend")?;
     let usage = inner.backend.commit(SnapshotId(active.id)).await?;
     let number = |value| i64::try_from(value).unwrap_or(i64::MAX);
     let now = time::now();
@@ -199,6 +203,7 @@ pub(super) async fn commit(inner: Arc<Inner>, freeze: Freeze) -> Result<()> {
         inodes: number(usage.inodes),
         pending: false,
     };
+    crated_core::fail::point("snapshot.commit.record")?;
     record_commit(&inner, &freeze, &committed).await
 }
 
