@@ -22,25 +22,30 @@ fn main() -> ExitCode {
     arguments.next_if(|argument| argument == "--");
     match run(arguments) {
         Ok(status) => ExitCode::from(u8::try_from(status.code()).unwrap_or(u8::MAX)),
-        Err(error) => {
-            eprintln!("crated-init: {error}");
-            // As shells say it: 127 for a command that does not exist, 126 for one that cannot be run.
-            ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
-        }
+        Err(error) => failed(&error),
     }
 }
 
-fn run() -> std::io::Result<ExitStatus> {
-    let mut arguments = std::env::args_os().skip(1).peekable();
-    arguments.next_if(|argument| argument == "--");
-    let program = arguments.next().ok_or_else(|| std::io::Error::other("no command is given"))?;
-    // From here on every signal waits for us; the command starts with an empty mask.
+fn failed(error: &std::io::Error) -> ExitCode {
+    eprintln!("crated-init: {error}");
+    // As shells say it: 127 for a command that does not exist, 126 for one that cannot be run.
+    ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
+/// A child inherits the signals that we block: it comes back here to unblock them, and then becomes the command.
+fn become_command(mut arguments: impl Iterator<Item = OsString>) -> std::io::Error {
+    let Some(program) = arguments.next() else { return std::io::Error::other("no command is given") };
+    if let Err(error) = crated_sys::signal::reset_all() {
+        return error.into();
+    }
+    let error = Command::new(&program).args(arguments).exec();
+    std::io::Error::new(error.kind(), format!("{}: {error}", program.to_string_lossy()))
+}
+
+fn run(command: impl Iterator<Item = OsString>) -> std::io::Result<ExitStatus> {
+    // From here on every signal waits for us: none that comes early is lost.
     let signals = Queue::all()?;
-    let child = Command::new(&program)
-        .args(arguments)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", program.to_string_lossy())))?;
+    let child = Command::new("/proc/self/exe").arg(BECOME).args(command).process_group(0).spawn()?;
     let pid = child.id().cast_signed();
     // A group of its own in the foreground: the terminal's ctrl-c goes to the command alone, and not twice.
     if let Some(group) = rustix::process::Pid::from_raw(pid) {
