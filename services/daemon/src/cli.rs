@@ -30,7 +30,7 @@ pub struct Flags {
     /// Folder of sockets and bundles [default: /run/crated]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Socket for clients [default: <state>/crated.sock]
+    /// Socket for clients [default: crated.sock in the state folder]
     #[arg(long, short, value_name = "SOCKET")]
     pub address: Option<PathBuf>,
     /// Level (error, warn, info, debug, trace) or directives

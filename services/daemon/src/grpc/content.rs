@@ -1,4 +1,4 @@
-//! `containerd.services.content.v1.Content`; the write stream is in [`super::write`].
+//! `containerd.services.content.v1.Content`; the write stream is in `write.rs`.
 
 use super::write::Writer;
 use super::{Answer, answer, convert, filters, mask, scope};
