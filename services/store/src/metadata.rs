@@ -16,7 +16,11 @@ pub(crate) mod crash;
 pub(crate) mod error;
 pub(crate) mod frame;
 pub(crate) mod index;
+pub mod offline;
+pub(crate) mod parts;
 pub(crate) mod recover;
+pub(crate) mod salvage;
+pub(crate) mod schema;
 pub(crate) mod seal;
 pub(crate) mod segment;
 pub(crate) mod snapshot;
@@ -64,13 +68,22 @@ pub struct Options {
     pub keep_events: u64,
     /// Bytes of the index's cache.
     pub cache: u64,
+    /// How long sled may make no step; then memory serves in its place.
+    pub patience: Duration,
     /// Crash points of tests.
     pub crash: Hook,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment: 2 << 20, snapshot_every: 0, keep_events: 8 << 20, cache: 16 << 20, crash: Hook::default() }
+        Self {
+            segment: 2 << 20,
+            snapshot_every: 0,
+            keep_events: 8 << 20,
+            cache: 16 << 20,
+            patience: Duration::from_secs(10),
+            crash: Hook::default(),
+        }
     }
 }
 
@@ -111,25 +124,20 @@ impl Metadata {
     /// Opens the store of a folder, recovering it where needed. Blocking: some 100 ms for 10,000 records.
     ///
     /// # Errors
-    /// [`Fault::InUse`] with the pid of the daemon that has it; [`Fault::Corrupt`] with file, byte and revisions where nothing could heal it.
+    /// [`Fault::InUse`] with the pid of the daemon that has it; [`Fault::Unsupported`] for the store of a newer crated; [`Fault::Corrupt`] with file, byte and revisions where nothing could heal it.
     pub fn open(folder: &Path, options: Options) -> crated_types::Result<(Arc<Self>, Report)> {
+        schema::check(folder)?;
         let lock = prepare(folder)?;
-        let (writer, report) = recover::recover(folder, options)?;
+        schema::note(folder);
+        let (mut writer, report) = recover::recover(folder, options)?;
         let (shared, touched) = (Arc::clone(&writer.shared), Arc::clone(&writer.touched));
         let newest = writer.newest.subscribe();
         let (queue, receiver) = mpsc::channel(QUEUE);
         let weak = queue.downgrade();
-        let (wake, woken) = std::sync::mpsc::sync_channel(1);
-        let indexed = Arc::clone(&shared);
-        let spawn = |name: &str| std::thread::Builder::new().name(name.into());
         let failed = |source| Error::os("start a thread", source);
-        let indexer = spawn("store-index").spawn(move || indexed.run_indexer(&woken)).map_err(failed)?;
-        let run = move || {
-            writer.run(receiver, weak, &wake);
-            drop(wake);
-            let _ = indexer.join();
-        };
-        let writer = spawn("store").spawn(run).map_err(failed)?;
+        writer.start_indexer().map_err(failed)?;
+        let run = move || writer.run(receiver, weak);
+        let writer = std::thread::Builder::new().name("store".into()).spawn(run).map_err(failed)?;
         let store = Self { queue: Some(queue), shared, touched, newest, writer: Some(writer), lock };
         Ok((Arc::new(store), report))
     }
@@ -313,7 +321,10 @@ impl MetadataStore for Metadata {
     }
 
     async fn commit(&self, batch: Vec<Op>) -> crated_types::Result<Revision> {
-        self.send(batch, Vec::new()).await
+        crated_core::fail::point("store.commit")?;
+        let committed = self.send(batch, Vec::new()).await;
+        crated_core::fail::moment("store.committed");
+        committed
     }
 
     fn revision(&self) -> Revision {

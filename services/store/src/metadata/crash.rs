@@ -11,6 +11,7 @@ pub struct Hook(Option<Arc<State>>);
 struct State {
     left: AtomicI64,
     dead: AtomicBool,
+    stalled: AtomicBool,
 }
 
 impl Hook {
@@ -18,7 +19,26 @@ impl Hook {
     #[cfg(any(test, feature = "crash"))]
     #[must_use]
     pub fn after(n: i64) -> Self {
-        Self(Some(Arc::new(State { left: AtomicI64::new(n), dead: AtomicBool::new(false) })))
+        Self(Some(Arc::new(State {
+            left: AtomicI64::new(n),
+            dead: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+        })))
+    }
+
+    /// Stops sled, or lets it go on.
+    #[cfg(test)]
+    pub(crate) fn set_stalled(&self, stalled: bool) {
+        if let Some(state) = &self.0 {
+            state.stalled.store(stalled, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits as long as a test stops sled.
+    pub(crate) fn stall(&self) {
+        while self.0.as_ref().is_some_and(|state| state.stalled.load(Ordering::SeqCst)) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// Passes a point; true from the fatal one on.

@@ -33,11 +33,14 @@ pub(crate) enum StoreError {
     #[error("events before revision {} are no longer kept", oldest.0)]
     Lagged { oldest: Revision },
     /// A commit or record over the limit.
-    #[error("a commit of {0} bytes")]
+    #[error("a commit of {0} bytes, at most {max} fit", max = super::frame::PAYLOAD_MAX / 2)]
     TooLarge(usize),
     /// The folder belongs to another daemon.
     #[error("{0}")]
     InUse(String),
+    /// A newer program wrote it.
+    #[error("{folder} was written by a newer crated (schema {found})")]
+    Newer { folder: String, found: u32 },
     /// Any other failed system call.
     #[error("{0}")]
     Io(String),
@@ -76,6 +79,7 @@ impl From<StoreError> for Error {
             StoreError::Lagged { .. } => Fault::OutOfRange,
             StoreError::TooLarge(_) => Fault::Invalid,
             StoreError::InUse(_) => Fault::InUse,
+            StoreError::Newer { .. } => Fault::Unsupported,
             StoreError::Io(_) => Fault::Os,
         };
         let answer = Self::new(fault, format!("metadata: {error}"));
@@ -84,6 +88,12 @@ impl From<StoreError> for Error {
                 answer.remedy_is("free space on the disk of the daemon's root; the daemon goes on by itself")
             }
             Fault::ReadOnly => answer.remedy_is("see the daemon's log for the failed write, then restart it"),
+            Fault::Unsupported => {
+                answer.remedy_is("start the crated that wrote it, or give this one another --root; nothing was touched")
+            }
+            Fault::Corrupt => {
+                answer.remedy_is("with the daemon stopped: crated metadata check, then crated metadata repair")
+            }
             _ => answer,
         }
     }

@@ -5,12 +5,15 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::crash::Hook;
 use super::error::{Result, StoreError};
+use super::parts;
 use super::seal::{Changes, Sealed, Tally, unseal};
 use crated_core::Revision;
 
@@ -33,10 +36,12 @@ enum Kind {
 struct Handle {
     db: Option<sled::Db>,
     sick: AtomicBool,
+    hook: Hook,
 }
 
 impl Handle {
     fn run<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T> {
+        self.hook.stall();
         let db = self.db.as_ref().expect("taken in drop only");
         guarded(|| call(db)).inspect_err(|_| self.sick.store(true, Ordering::SeqCst))
     }
@@ -49,7 +54,7 @@ impl Drop for Handle {
             std::mem::forget(db);
             return;
         }
-        let (done, wait) = std::sync::mpsc::channel();
+        let (done, wait) = channel();
         std::thread::spawn(move || {
             drop(db);
             let _ = done.send(());
@@ -67,33 +72,112 @@ fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     }
 }
 
-impl Index {
-    /// An empty index in memory.
-    pub(crate) fn memory() -> Self {
-        Self { kind: Kind::Memory(RwLock::default()), tally: Mutex::default() }
-    }
+/// Where sled is opened, and how long it may stand still.
+#[derive(Clone, Debug)]
+pub(crate) struct Opener {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Bytes of its cache.
+    pub cache: u64,
+    /// After so long without a step it is given up.
+    pub patience: Duration,
+    /// Lets a test stop sled.
+    pub hook: Hook,
+    /// It stood still once: in this process it is not touched again.
+    pub stuck: Arc<AtomicBool>,
+}
 
-    /// Whether it is sled.
-    pub(crate) fn is_sled(&self) -> bool {
-        matches!(self.kind, Kind::Sled(_))
-    }
-
+impl Opener {
     /// Opens sled and adds everything up. Any doubt is an error.
-    pub(crate) fn open(folder: &Path, cache: u64) -> Result<Self> {
-        // A file that outlives the opening of sled means that the last try never came back: do not try again.
-        let flag = folder.with_extension("opening");
+    pub(crate) fn open(&self) -> Result<Index> {
+        self.patiently(|opener, beat| opener.open_flagged(beat))
+    }
+
+    /// A new sled in place of what is there, filled by `fill`, which calls `beat` as it goes.
+    pub(crate) fn create(&self, fill: impl FnOnce(&Index, &dyn Fn()) -> Result<()> + Send + 'static) -> Result<Index> {
+        self.patiently(move |opener, beat| {
+            let _ = std::fs::remove_dir_all(&opener.folder);
+            let _ = std::fs::remove_file(opener.flag());
+            let index = opener.open_flagged(beat)?;
+            fill(&index, beat)?;
+            Ok(index)
+        })
+    }
+
+    /// Runs steps of sled in a thread of their own, which is left behind where it stands still.
+    pub(crate) fn patiently(
+        &self,
+        work: impl FnOnce(&Self, &dyn Fn()) -> Result<Index> + Send + 'static,
+    ) -> Result<Index> {
+        if self.stuck.load(Ordering::SeqCst) {
+            return Err(StoreError::Index("sled stood still before".into()));
+        }
+        let (sender, steps) = channel();
+        let opener = self.clone();
+        let run = move || {
+            let beats = sender.clone();
+            let beat = move || {
+                let _ = beats.send(None);
+            };
+            let _ = sender.send(Some(work(&opener, &beat)));
+        };
+        let thread = std::thread::Builder::new().name("store-sled".into()).spawn(run);
+        thread.map_err(|source| StoreError::Index(format!("start a thread: {source}")))?;
+        loop {
+            match steps.recv_timeout(self.patience) {
+                Ok(None) => {}
+                Ok(Some(done)) => return done,
+                Err(RecvTimeoutError::Disconnected) => return Err(StoreError::Index("sled panicked".into())),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.stuck.store(true, Ordering::SeqCst);
+                    return Err(StoreError::Index(format!("sled made no step in {:?}", self.patience)));
+                }
+            }
+        }
+    }
+
+    /// A file that outlives the opening of sled: the last try never came back.
+    pub(crate) fn flag(&self) -> PathBuf {
+        self.folder.with_extension("opening")
+    }
+
+    /// The records of a sled that hold, in memory, whatever its tally says.
+    pub(crate) fn what_holds(&self) -> Result<Index> {
+        self.patiently(|opener, beat| {
+            let db = Some(connect(&opener.folder, opener.cache)?);
+            let handle = Handle { db, sick: AtomicBool::new(true), hook: opener.hook.clone() };
+            let mut found = Sealed::new();
+            let mut records = handle.run(|db| Ok(db.iter()))?;
+            // the first record that cannot be read is the end of what can
+            while let Ok(Some(Ok((key, value)))) = guarded(|| Ok(records.next())) {
+                beat();
+                let Ok(sealed) = handle.run(|db| parts::whole(db, &key, &value)) else { continue };
+                if key.first() != Some(&0) && unseal(&key, &sealed).is_ok() {
+                    found.push((key.to_vec(), sealed));
+                }
+            }
+            let index = Index::memory();
+            index.load(&found, Revision::default(), beat)?;
+            Ok(index)
+        })
+    }
+
+    fn open_flagged(&self, beat: &dyn Fn()) -> Result<Index> {
+        let flag = self.flag();
         if flag.exists() {
             let _ = std::fs::remove_file(&flag);
             return Err(StoreError::Index("the last opening did not end".into()));
         }
         std::fs::write(&flag, b"").map_err(|source| StoreError::io("write", &flag, &source))?;
-        let opened = Self::open_sled(folder, cache);
+        let opened = self.open_sled(beat);
         let _ = std::fs::remove_file(&flag);
         opened
     }
 
-    fn open_sled(folder: &Path, cache: u64) -> Result<Self> {
-        let handle = Handle { db: Some(connect(folder, cache)?), sick: AtomicBool::new(true) };
+    fn open_sled(&self, beat: &dyn Fn()) -> Result<Index> {
+        self.hook.stall();
+        let db = Some(connect(&self.folder, self.cache)?);
+        let handle = Handle { db, sick: AtomicBool::new(true), hook: self.hook.clone() };
         let mut found = Tally::default();
         let mut said = None;
         let mut records = handle.run(|db| Ok(db.iter()))?;
@@ -101,10 +185,15 @@ impl Index {
             let (key, value) = record.map_err(|source| StoreError::Index(source.to_string()))?;
             if key == TALLY {
                 said = Tally::decode(&value);
+            }
+            if key.first() == Some(&0) {
                 continue;
             }
-            unseal(&key, &Bytes::copy_from_slice(&value))?;
+            unseal(&key, &handle.run(|db| parts::whole(db, &key, &value))?)?;
             found.add(&value);
+            if found.count.is_multiple_of(1000) {
+                beat();
+            }
         }
         let said = match said {
             None if found.count == 0 => Tally::default(),
@@ -117,7 +206,25 @@ impl Index {
         }
         drop(records);
         handle.sick.store(false, Ordering::SeqCst);
-        Ok(Self { kind: Kind::Sled(handle), tally: Mutex::new(found) })
+        Ok(Index { kind: Kind::Sled(handle), tally: Mutex::new(found) })
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Index(sled: {}, {:?})", self.is_sled(), self.tally())
+    }
+}
+
+impl Index {
+    /// An empty index in memory.
+    pub(crate) fn memory() -> Self {
+        Self { kind: Kind::Memory(RwLock::default()), tally: Mutex::default() }
+    }
+
+    /// Whether it is sled.
+    pub(crate) fn is_sled(&self) -> bool {
+        matches!(self.kind, Kind::Sled(_))
     }
 
     /// What it holds.
@@ -128,7 +235,7 @@ impl Index {
     /// The sealed value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match &self.kind {
-            Kind::Sled(handle) => Ok(handle.run(|db| db.get(key))?.map(|value| Bytes::copy_from_slice(&value))),
+            Kind::Sled(handle) => handle.run(|db| db.get(key)?.map(|value| parts::whole(db, key, &value)).transpose()),
             Kind::Memory(map) => Ok(map.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()),
         }
     }
@@ -147,10 +254,12 @@ impl Index {
                 // the step itself may panic, not only fail
                 while let Some(record) = handle.run(|_| Ok(records.next()))? {
                     let (key, value) = record.map_err(|source| StoreError::Index(source.to_string()))?;
-                    if key == TALLY {
+                    if key.first() == Some(&0) {
                         continue;
                     }
-                    if !key.starts_with(prefix) || each(&key, Bytes::copy_from_slice(&value)).is_break() {
+                    if !key.starts_with(prefix)
+                        || each(&key, handle.run(|db| parts::whole(db, &key, &value))?).is_break()
+                    {
                         break;
                     }
                 }
@@ -177,16 +286,14 @@ impl Index {
         let mut batch = sled::Batch::default();
         for (key, change) in changes {
             let old = self.get(key)?;
+            // put and deleted between two batches: sled never hears of it
             if let Some(old) = &old {
                 new.subtract(old);
+                parts::remove(&mut batch, key, old);
             }
-            match change {
-                Some(sealed) => {
-                    new.add(sealed);
-                    batch.insert(&key[..], &sealed[..]);
-                }
-                None if old.is_some() => batch.remove(&key[..]),
-                None => {} // put and deleted between two batches: sled never hears of it
+            if let Some(sealed) = change {
+                new.add(sealed);
+                parts::insert(&mut batch, key, sealed);
             }
         }
         match &self.kind {
@@ -209,15 +316,16 @@ impl Index {
     }
 
     /// Fills an empty index with the records of a snapshot; `applied` is what they stand for.
-    pub(crate) fn load(&self, records: &Sealed, applied: Revision) -> Result<()> {
+    pub(crate) fn load(&self, records: &Sealed, applied: Revision, beat: &dyn Fn()) -> Result<()> {
         let mut tally = Tally { applied, ..Tally::default() };
         records.iter().for_each(|(_, sealed)| tally.add(sealed));
         match &self.kind {
             Kind::Sled(handle) => {
                 for chunk in records.chunks(1000) {
+                    beat();
                     let mut batch = sled::Batch::default();
                     for (key, sealed) in chunk {
-                        batch.insert(&key[..], &sealed[..]);
+                        parts::insert(&mut batch, key, sealed);
                     }
                     handle.run(|db| db.apply_batch(batch))?;
                 }

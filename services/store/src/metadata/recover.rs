@@ -12,10 +12,11 @@
 use crated_core::{Op, Revision};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::{Result, StoreError};
 use super::frame::StoreId;
-use super::index::Index;
+use super::index::{Index, Opener};
 use super::seal::{Changes, seal};
 use super::segment::{self, Segment, sync_folder};
 use super::snapshot::{self, Snapshot};
@@ -40,11 +41,15 @@ impl Found {
                 Err(error) => return Err(error),
             }
         }
-        if let Some((last, later)) = found.segments.last().and_then(|last| Some((last, last.later?))) {
-            let why = format!("revisions {}..={} are damaged", last.next.0, later.0);
-            found.rot = found.rot.or(Some(StoreError::corrupt(&last.path, last.end, why)));
-        }
+        found.rot = found.rot.take().or_else(|| found.tail());
         Ok(found)
+    }
+
+    /// Damage in the last segment: a whole frame stands behind it.
+    fn tail(&self) -> Option<StoreError> {
+        let (last, later) = self.segments.last().and_then(|last| Some((last, last.later?)))?;
+        let why = format!("revisions {}..={} are damaged", last.next.0, later.0);
+        Some(StoreError::corrupt(&last.path, last.end, why))
     }
 
     fn add(&mut self, segment: Segment) {
@@ -76,16 +81,28 @@ impl Found {
     }
 }
 
+/// How sled is opened below `folder`.
+pub(crate) fn opener(folder: &Path, options: &Options) -> Opener {
+    Opener {
+        folder: folder.join("index"),
+        cache: options.cache,
+        patience: options.patience,
+        hook: options.crash.clone(),
+        stuck: Arc::default(),
+    }
+}
+
 /// Recovers the store of `folder`, which is locked by us.
 pub(crate) fn recover(folder: &Path, options: Options) -> Result<(Writer, Report)> {
     let mut found = Found::read(&folder.join("log"))?;
-    let index = Index::open(&folder.join("index"), options.cache);
+    let opener = opener(folder, &options);
+    let index = opener.open();
     if let Some(damage) = found.rot.take() {
         return match index {
             Ok(index) if index.tally().applied >= found.newest() && index.tally().applied.0 > 0 => {
-                heal(folder, options, index, store_id(folder, &found)?, damage.to_string())
+                heal(folder, options, (opener, index), store_id(folder, &found)?, damage.to_string())
             }
-            _ => heal_from_snapshot(folder, options, found, damage),
+            _ => heal_from_snapshot(folder, options, opener, found, damage),
         };
     }
     let snapshots = segment::list(&folder.join("snap"), "snap")?;
@@ -99,9 +116,9 @@ pub(crate) fn recover(folder: &Path, options: Options) -> Result<(Writer, Report
     let index = match index {
         Ok(index) if index.tally().applied > known => {
             let why = format!("the log ends at {}, the index is at {}", known.0, index.tally().applied.0);
-            return heal(folder, options, index, id, why);
+            return heal(folder, options, (opener, index), id, why);
         }
-        index => usable(index, &found),
+        index => usable(index, &found, known),
     };
     let replayed = index.and_then(|index| {
         report.replayed = replay(&index, found.paths()).map_err(|error| error.to_string())?;
@@ -117,7 +134,7 @@ pub(crate) fn recover(folder: &Path, options: Options) -> Result<(Writer, Report
                 let why = format!("no whole snapshot for a log that starts at {}", found.first().0);
                 return Err(StoreError::corrupt(&folder.join("snap"), 0, why));
             }
-            build(folder, options.cache, &base, found.paths())?
+            build(&opener, base, found.paths())?
         }
     };
     let applied = index.tally().applied;
@@ -129,20 +146,17 @@ pub(crate) fn recover(folder: &Path, options: Options) -> Result<(Writer, Report
     report.revision = applied;
     let segments = keep(&found);
     let crc = found.segments.last().map_or(0, |segment| segment.crc);
-    Ok((writer(folder, options, index, id, segments, crc), report))
+    Ok((writer(folder, options, (opener, index), id, segments, crc), report))
 }
 
 /// An index from which the log can be replayed.
-fn usable(index: Result<Index>, found: &Found) -> std::result::Result<Index, String> {
+fn usable(index: Result<Index>, found: &Found, known: Revision) -> std::result::Result<Index, String> {
     let index = index.map_err(|error| error.to_string())?;
     let (applied, first) = (index.tally().applied, found.first());
-    if applied.0 + 1 >= first.0
-        && (applied.0 > 0 || first.0 == 1)
-        && (applied >= found.last() || !found.segments.is_empty())
-    {
+    if applied.0 + 1 >= first.0 && (applied.0 > 0 || first.0 == 1) && (applied >= known || !found.segments.is_empty()) {
         return Ok(index);
     }
-    Err(format!("index at {} is older than the log, which starts at {}", applied.0, first.0))
+    Err(format!("index at {} is older than log and snapshots, which end at {}", applied.0, known.0))
 }
 
 /// Removes empty segments and lists the others.
@@ -157,7 +171,7 @@ fn keep(found: &Found) -> Vec<(Revision, PathBuf, u64)> {
 fn writer(
     folder: &Path,
     options: Options,
-    index: Index,
+    (opener, index): (Opener, Index),
     id: StoreId,
     segments: Vec<(Revision, PathBuf, u64)>,
     crc: u32,
@@ -165,7 +179,7 @@ fn writer(
     let last = index.tally().applied;
     let paths = segments.iter().map(|(first, path, _)| (*first, path.clone())).collect();
     let shared = Shared::new(index, Durable::new(last, paths));
-    let mut writer = Writer::new(folder, options, shared, id, Revision(last.0 + 1), crc);
+    let mut writer = Writer::new(folder, options, opener, shared, id, Revision(last.0 + 1), crc);
     writer.segments = segments;
     writer
 }
@@ -178,6 +192,11 @@ fn store_id(folder: &Path, found: &Found) -> Result<StoreId> {
     if let Some(snapshot) = snapshot::newest(&folder.join("snap"))? {
         return Ok(snapshot.id);
     }
+    new_id()
+}
+
+/// The number of a new store.
+pub(crate) fn new_id() -> Result<StoreId> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 8];
     std::fs::File::open(path)
@@ -186,17 +205,50 @@ fn store_id(folder: &Path, found: &Found) -> Result<StoreId> {
     Ok(StoreId(u64::from_le_bytes(bytes)))
 }
 
+/// Everything that is wrong with the files of log and snapshots.
+pub(crate) fn survey(folder: &Path) -> Result<Vec<StoreError>> {
+    let mut wrong = Vec::new();
+    let mut found = Found { segments: Vec::new(), rot: None };
+    for (_, path) in segment::list(&folder.join("log"), "seg")? {
+        match Segment::read(&path, Revision(u64::MAX), |_, _| {}) {
+            Ok(segment) => {
+                found.add(segment);
+                wrong.extend(found.rot.take());
+            }
+            Err(error @ StoreError::Corrupt { .. }) => wrong.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    wrong.extend(found.tail());
+    for (_, path) in segment::list(&folder.join("snap"), "snap")? {
+        wrong.extend(snapshot::read(&path).err());
+    }
+    Ok(wrong)
+}
+
 /// The index is whole, the log is not: a new snapshot from the index, the damaged log set aside, a new log after it.
-fn heal(folder: &Path, options: Options, index: Index, id: StoreId, why: String) -> Result<(Writer, Report)> {
+fn heal(
+    folder: &Path,
+    options: Options,
+    (opener, index): (Opener, Index),
+    id: StoreId,
+    why: String,
+) -> Result<(Writer, Report)> {
     let revision = index.tally().applied;
     snapshot::write(&folder.join("snap"), id, revision, &index, &options.crash)?;
     set_aside(folder).map_err(|source| StoreError::io("set aside", &folder.join("log"), &source))?;
     let report = Report { revision, healed: Some(why), in_memory: !index.is_sled(), ..Report::default() };
-    Ok((writer(folder, options, index, id, Vec::new(), 0), report))
+    Ok((writer(folder, options, (opener, index), id, Vec::new(), 0), report))
 }
 
 /// The log is damaged and the index is no help: the newest snapshot may lie behind the damage.
-fn heal_from_snapshot(folder: &Path, options: Options, found: Found, damage: StoreError) -> Result<(Writer, Report)> {
+fn heal_from_snapshot(
+    folder: &Path,
+    options: Options,
+    opener: Opener,
+    found: Found,
+    damage: StoreError,
+) -> Result<(Writer, Report)> {
     let Some(base) = snapshot::newest(&folder.join("snap"))? else { return Err(damage) };
     // segments that could not be read at all break the chain between their neighbours
     let Some(from) = found.segments.iter().rposition(|segment| segment.first.0 <= base.revision.0 + 1) else {
@@ -211,8 +263,9 @@ fn heal_from_snapshot(folder: &Path, options: Options, found: Found, damage: Sto
     if !sound || newest_file != rest.last().map(|last| last.path.clone()) {
         return Err(damage);
     }
-    let index = build(folder, options.cache, &base, rest.iter().map(|segment| segment.path.as_path()))?;
-    heal(folder, options, index, base.id, damage.to_string())
+    let id = base.id;
+    let index = build(&opener, base, rest.iter().map(|segment| segment.path.as_path()))?;
+    heal(folder, options, (opener, index), id, damage.to_string())
 }
 
 fn set_aside(folder: &Path) -> std::io::Result<()> {
@@ -226,18 +279,27 @@ fn set_aside(folder: &Path) -> std::io::Result<()> {
     sync_folder(folder)
 }
 
-/// A new index from snapshot and log: sled, or memory where sled will not have it (full disk).
-fn build<'a>(folder: &Path, cache: u64, base: &Snapshot, log: impl Iterator<Item = &'a Path> + Clone) -> Result<Index> {
-    let path = folder.join("index");
-    let _ = std::fs::remove_dir_all(&path);
-    let _ = std::fs::remove_file(path.with_extension("opening"));
-    let fill = |index: Index| -> Result<Index> {
-        index.load(&base.records, base.revision)?;
-        replay(&index, log.clone())?;
-        Ok(index)
+/// A new index from snapshot and log: sled, or memory where sled will not have it (full disk, or it stands still).
+fn build<'a>(opener: &Opener, base: Snapshot, log: impl Iterator<Item = &'a Path>) -> Result<Index> {
+    let base = Arc::new(base);
+    let log: Vec<PathBuf> = log.map(Path::to_path_buf).collect();
+    let fill = |base: Arc<Snapshot>, log: Vec<PathBuf>| {
+        move |index: &Index, beat: &dyn Fn()| -> Result<()> {
+            index.load(&base.records, base.revision, beat)?;
+            for path in &log {
+                beat();
+                replay(index, std::iter::once(path.as_path()))?;
+            }
+            Ok(())
+        }
     };
-    match Index::open(&path, cache).and_then(fill) {
-        Err(error) if !matches!(error, StoreError::Corrupt { .. }) => fill(Index::memory()),
+    match opener.create(fill(Arc::clone(&base), log.clone())) {
+        Err(error) if !matches!(error, StoreError::Corrupt { .. }) => {
+            tracing::warn!(%error, "the metadata index is kept in memory");
+            let index = Index::memory();
+            fill(base, log)(&index, &|| {})?;
+            Ok(index)
+        }
         answer => answer,
     }
 }

@@ -8,7 +8,7 @@ use super::error::{Result, StoreError, shown};
 use super::frame::{u32_at, u64_at};
 
 /// Bytes before the value: revision and checksum.
-const HEAD: usize = 12;
+pub(crate) const HEAD: usize = 12;
 
 /// Sealed values by key; `None` is a deletion.
 pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;

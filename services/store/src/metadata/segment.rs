@@ -166,6 +166,27 @@ impl Segment {
     }
 }
 
+/// Calls `each` for the commits of every whole frame of a file, in whatever state the rest is.
+pub(crate) fn frames(path: &Path, id: StoreId, mut each: impl FnMut(Revision, Vec<Op>)) -> Result<()> {
+    let bytes = Bytes::from(std::fs::read(path).map_err(|source| StoreError::io("read", path, &source))?);
+    let mut at = 0;
+    while let Some(found) = bytes[at..].windows(4).position(|window| window == frame::MAGIC) {
+        at += found;
+        let Some(head) = frame::head_at(id, &bytes, at) else {
+            at += 1;
+            continue;
+        };
+        let start = at + frame::HEAD;
+        for (number, ops) in
+            frame::decode(&bytes.slice(start..start + head.length), head.count).into_iter().flatten().enumerate()
+        {
+            each(Revision(head.first.0 + number as u64), ops);
+        }
+        at = start + head.length;
+    }
+    Ok(())
+}
+
 /// Makes names in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()

@@ -1,5 +1,8 @@
 //! The metadata store against its contract: order, groups, pages, events, crashes, damage, a full disk.
 
+mod offline;
+mod upkeep;
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::Result;
 use super::index::Index;
@@ -27,6 +27,8 @@ pub(crate) struct View {
     pub bytes: usize,
     /// The batch that the indexer applies now.
     pub frozen: Arc<Changes>,
+    /// The indexer that serves: another took over from one that stands still.
+    pub indexer: u64,
 }
 
 /// The log as readers of events see it.
@@ -77,6 +79,8 @@ pub(crate) struct Shared {
     /// See [`View`].
     pub view: RwLock<View>,
     index: RwLock<Arc<Index>>,
+    /// Since when the indexer waits for the index.
+    pub applying: Mutex<Option<Instant>>,
     /// Why the index is to be replaced.
     pub index_bad: Mutex<Option<String>>,
     /// What is wrong with the store, if anything.
@@ -97,6 +101,7 @@ impl Shared {
         Self {
             view: RwLock::default(),
             index: RwLock::new(Arc::new(index)),
+            applying: Mutex::default(),
             index_bad: Mutex::default(),
             health: Mutex::new(health),
             durable: Mutex::new(durable),
@@ -152,10 +157,18 @@ impl Shared {
         page.fault.map_or(Ok(page.found), Err)
     }
 
+    /// Puts a new indexer in the place of the one that serves; answers its number.
+    pub(crate) fn next_indexer(&self) -> u64 {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.indexer += 1;
+        *lock(&self.applying) = None;
+        view.indexer
+    }
+
     /// The indexer: moves durable changes into the index, behind the answers, in batches of about 10 ms.
-    pub(crate) fn run_indexer(&self, woken: &Receiver<()>) {
+    pub(crate) fn run_indexer(&self, number: u64, woken: &Mutex<Receiver<()>>) {
         loop {
-            let open = woken.recv().is_ok();
+            let open = lock(woken).recv().is_ok();
             if open {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -163,21 +176,45 @@ impl Shared {
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 view.frozen = Arc::new(std::mem::take(&mut view.current));
                 view.bytes = 0;
+                *lock(&self.applying) = Some(Instant::now());
                 (Arc::clone(&view.frozen), view.revision)
             };
-            while let Err(error) = self.index().apply(&changes, revision) {
-                // the writer puts an index in memory in its place; until then `frozen` answers for these records
-                *lock(&self.index_bad) = Some(error.to_string());
-                if !open || matches!(woken.try_recv(), Err(TryRecvError::Disconnected)) {
-                    return; // the log has it all
-                }
-                std::thread::sleep(Duration::from_millis(2));
+            let ended = self.apply(number, (&changes, revision), woken, open);
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            if view.indexer != number {
+                return;
             }
-            self.view.write().unwrap_or_else(PoisonError::into_inner).frozen = Arc::default();
+            *lock(&self.applying) = None;
+            if ended {
+                return; // the log has it all
+            }
+            view.frozen = Arc::default();
             if !open {
                 return;
             }
         }
+    }
+
+    /// Applies a batch to whatever index serves; true where the store closes without it.
+    fn apply(
+        &self,
+        number: u64,
+        (changes, revision): (&Changes, Revision),
+        woken: &Mutex<Receiver<()>>,
+        open: bool,
+    ) -> bool {
+        while let Err(error) = self.index().apply(changes, revision) {
+            if self.view.read().unwrap_or_else(PoisonError::into_inner).indexer != number {
+                return true;
+            }
+            // the writer puts an index in memory in its place; until then `frozen` answers for these records
+            *lock(&self.index_bad) = Some(error.to_string());
+            if !open || matches!(lock(woken).try_recv(), Err(TryRecvError::Disconnected)) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
     }
 }
 

@@ -3,12 +3,14 @@
 //!
 //! What queued up while the last sync ran is the next group: no timer, so one writer alone never waits and 64 share a sync.
 
+mod upkeep;
+
 use bytes::Bytes;
 use crated_core::{Cursor, Op, Revision};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,11 +19,9 @@ use super::Options;
 use super::active::{self, Active, Plan};
 use super::error::{Result, StoreError, is_full};
 use super::frame::{self, StoreId};
-use super::index::Index;
-use super::recover::replay;
+use super::index::{Index, Opener};
 use super::seal::seal;
-use super::segment::{self, HEADER, sync_folder};
-use super::snapshot;
+use super::segment::HEADER;
 use super::view::{Shared, lock};
 use crate::gc::touched::Touched;
 
@@ -52,6 +52,8 @@ pub(crate) enum Message {
     Commit(Request),
     /// A reader met damage in the index.
     Rebuild(String, oneshot::Sender<Result<()>>),
+    /// sled serves again: an index of the newest snapshot.
+    Reindexed(Index),
     /// A snapshot is finished.
     Snapped(Result<Revision>),
     /// The spare segment is there, or why not.
@@ -64,6 +66,8 @@ pub(crate) struct Writer {
     pub folder: PathBuf,
     /// How it was opened.
     pub options: Options,
+    /// How sled is opened.
+    pub opener: Opener,
     /// What readers see.
     pub shared: Arc<Shared>,
     /// References made while a collection runs.
@@ -86,6 +90,10 @@ pub(crate) struct Writer {
     dead: Option<String>,
     full: bool,
     sender: Option<mpsc::WeakSender<Message>>,
+    /// Wakes the indexer; its end is the indexer's.
+    wake: Option<SyncSender<()>>,
+    woken: Arc<Mutex<Receiver<()>>>,
+    indexer: Option<JoinHandle<()>>,
 }
 
 /// A group after judgement.
@@ -99,10 +107,20 @@ struct Judged<'a> {
 
 impl Writer {
     /// The writer of a store that ends before `next`.
-    pub(crate) fn new(folder: &Path, options: Options, shared: Shared, id: StoreId, next: Revision, crc: u32) -> Self {
+    pub(crate) fn new(
+        folder: &Path,
+        options: Options,
+        opener: Opener,
+        shared: Shared,
+        id: StoreId,
+        next: Revision,
+        crc: u32,
+    ) -> Self {
+        let (wake, woken) = sync_channel(1);
         Self {
             folder: folder.into(),
             options,
+            opener,
             shared: Arc::new(shared),
             touched: Arc::default(),
             newest: watch::channel(Revision(next.0 - 1)).0,
@@ -117,16 +135,14 @@ impl Writer {
             dead: None,
             full: false,
             sender: None,
+            wake: Some(wake),
+            woken: Arc::new(Mutex::new(woken)),
+            indexer: None,
         }
     }
 
     /// Serves until every sender is gone.
-    pub(crate) fn run(
-        mut self,
-        mut queue: mpsc::Receiver<Message>,
-        sender: mpsc::WeakSender<Message>,
-        wake: &SyncSender<()>,
-    ) {
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Message>, sender: mpsc::WeakSender<Message>) {
         self.sender = Some(sender);
         self.since_snapshot = self.segments.iter().map(|segment| segment.2).sum();
         self.order_spare();
@@ -141,7 +157,7 @@ impl Writer {
                         group.push(request);
                     }
                     Some(other) => {
-                        self.group(std::mem::take(&mut group), wake);
+                        self.group(std::mem::take(&mut group));
                         self.other(other);
                         bytes = 0;
                     }
@@ -151,11 +167,12 @@ impl Writer {
                     next = queue.try_recv().ok();
                 }
             }
-            self.group(group, wake);
+            self.group(group);
         }
+        drop(self.wake.take());
         // a snapshot still being written holds sled open: the next opening would find it locked
-        for helper in [self.snapper.take(), self.sparer.take()].into_iter().flatten() {
-            let _ = helper.join();
+        for helper in [self.indexer.take(), self.snapper.take(), self.sparer.take()].into_iter().flatten() {
+            upkeep::join(helper, self.options.patience);
         }
     }
 
@@ -165,6 +182,7 @@ impl Writer {
             Message::Rebuild(why, answer) => {
                 let _ = answer.send(self.rebuild(&why));
             }
+            Message::Reindexed(index) => self.reindexed(index),
             Message::Snapped(done) => self.snapped(done),
             Message::Spare(Ok(())) => self.full = false,
             Message::Spare(Err(source)) => {
@@ -174,18 +192,8 @@ impl Writer {
         }
     }
 
-    fn snapped(&mut self, done: Result<Revision>) {
-        if let Some(snapper) = self.snapper.take() {
-            let _ = snapper.join();
-        }
-        let pruned = done.and_then(|_| if self.dead.is_none() { self.prune() } else { Ok(()) });
-        if let Err(error) = pruned {
-            tracing::warn!(%error, "metadata snapshot failed");
-        }
-    }
-
     /// Judges, writes and answers a group.
-    fn group(&mut self, group: Vec<Request>, wake: &SyncSender<()>) {
+    fn group(&mut self, group: Vec<Request>) {
         if group.is_empty() {
             return;
         }
@@ -201,12 +209,13 @@ impl Writer {
         if self.full && self.sparer_is_free() {
             self.full = active::make_spare(&self.folder.join("log"), self.options.segment).is_err();
         }
+        self.check_indexer();
         let judged = self.judge(&group);
         let failed = match judged.passed.is_empty() {
             true => None,
             false => match self.write(&judged.payload, judged.passed.len() as u32) {
                 Ok(()) => {
-                    self.show(&judged.passed, wake);
+                    self.show(&judged.passed);
                     None
                 }
                 Err(error) => Some(error),
@@ -296,7 +305,7 @@ impl Writer {
     }
 
     /// Shows durable commits to readers.
-    fn show(&mut self, passed: &[(Revision, &[Op])], wake: &SyncSender<()>) {
+    fn show(&mut self, passed: &[(Revision, &[Op])]) {
         let mut events: Vec<(Cursor, Bytes)> = Vec::new();
         {
             let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -322,7 +331,7 @@ impl Writer {
                 view.revision = *revision;
             }
         }
-        let _ = wake.try_send(());
+        let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
         self.next.0 += passed.len() as u64;
         let newest = Revision(self.next.0 - 1);
         let any = !events.is_empty();
@@ -413,67 +422,6 @@ impl Writer {
                 let _ = sender.try_send(Message::Spare(done));
             }
         }));
-    }
-
-    /// The index was lost while running: from snapshot and log into memory, at once; sled again at the next start.
-    fn rebuild(&mut self, why: &str) -> Result<()> {
-        tracing::warn!(why, "the metadata index is rebuilt in memory");
-        let base = snapshot::newest(&self.folder.join("snap"))?.unwrap_or_default();
-        let index = Index::memory();
-        index.load(&base.records, base.revision)?;
-        replay(&index, self.segments.iter().map(|segment| segment.1.as_path()))?;
-        let applied = index.tally().applied;
-        if applied.0 + 1 != self.next.0 {
-            return Err(StoreError::Index(format!("rebuilt to {} of {}", applied.0, self.next.0 - 1)));
-        }
-        *lock(&self.shared.health) = Some(format!("the index is in memory: {why}"));
-        let _ = std::fs::write(self.folder.join("index.opening"), b""); // the next start does not trust the folder
-        self.shared.replace_index(index);
-        Ok(())
-    }
-
-    /// Fuzzy snapshot beside the commits, named by what the index held before it began: replaying from there makes it exact.
-    fn snapshot(&mut self) {
-        self.since_snapshot = 0;
-        let index = self.shared.index();
-        let (folder, id, hook) = (self.folder.join("snap"), self.id, self.options.crash.clone());
-        let (revision, sender) = (index.tally().applied, self.sender.clone());
-        self.snapper = Some(std::thread::spawn(move || {
-            let done = snapshot::write(&folder, id, revision, &index, &hook).map(|()| revision);
-            drop(index);
-            if let Some(sender) = sender.and_then(|sender| sender.upgrade()) {
-                let _ = sender.try_send(Message::Snapped(done)); // never waits: the writer may be waiting for us
-            }
-        }));
-    }
-
-    /// Keeps two snapshots, the log from the older one on, and old segments for event cursors.
-    fn prune(&mut self) -> Result<()> {
-        let mut snapshots = segment::list(&self.folder.join("snap"), "snap")?;
-        while snapshots.len() > 2 {
-            let _ = std::fs::remove_file(snapshots.remove(0).1);
-        }
-        let [older, _] = snapshots.as_slice() else { return Ok(()) };
-        let floor = older.0.0 + 1;
-        let mut kept: u64 = self.segments.iter().map(|segment| segment.2).sum();
-        while self.segments.len() > 1
-            && self.segments[1].0.0 <= floor
-            && kept > self.options.keep_events + self.segments[0].2
-        {
-            if self.options.crash.hit() {
-                return Ok(());
-            }
-            let (_, path, size) = self.segments.remove(0);
-            {
-                let mut durable = lock(&self.shared.durable);
-                durable.segments.remove(0);
-                durable.oldest = self.segments[0].0;
-            }
-            std::fs::remove_file(&path).map_err(|source| StoreError::io("remove", &path, &source))?;
-            kept -= size;
-        }
-        let log = self.folder.join("log");
-        sync_folder(&log).map_err(|source| StoreError::io("sync", &log, &source))
     }
 }
 

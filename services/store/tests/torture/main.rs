@@ -8,6 +8,8 @@
 //! Short by default. `TORTURE_CUTS=1000 TORTURE_FLIPS=300 cargo test -p crated-store --test torture` is the long form; `TORTURE_SEED`
 //! chooses other dice, `TORTURE_KEEP=DIR` keeps what failed.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod child;
 mod content;
 mod damage;
