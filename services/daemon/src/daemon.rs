@@ -124,9 +124,11 @@ impl Daemon {
 
     async fn start_locked(config: &Config, shared: &Shared) -> std::result::Result<Started, Failure> {
         let started = builtin::registry(shared).start(config).await?;
+        // Shims keep what happened while no daemon was there, and do not end before it is taken.
+        hear_shims(config, &shared.life, &started)?;
         builtin::recover(&started, shared).await?;
         let stack = Self::stack(config, shared, &started)?;
-        listen(config, &shared.life, stack, &started).await?;
+        listen(config, &shared.life, stack).await?;
         // Recovery and descriptors left much free memory behind.
         crated_sys::malloc::trim();
         Ok(started)
@@ -186,7 +188,17 @@ fn folder(path: &Path, mode: u32) -> Result<()> {
     })
 }
 
-async fn listen(config: &Config, life: &Life, stack: Stack, started: &Started) -> Result<()> {
+/// The socket for the events of shims.
+fn hear_shims(config: &Config, life: &Life, started: &Started) -> Result<()> {
+    let main = &config.listeners;
+    let ttrpc = Socket::bind(&config.ttrpc_address(), main.mode, main.uid, main.gid)?;
+    if let Some(server) = builtin::ttrpc(started) {
+        life.tracker.spawn(ttrpc.serve_ttrpc(server, life.clone()));
+    }
+    Ok(())
+}
+
+async fn listen(config: &Config, life: &Life, stack: Stack) -> Result<()> {
     let connections = usize::try_from(config.limits.connections).unwrap_or(Semaphore::MAX_PERMITS);
     let acceptor = Acceptor { stack, life: life.clone(), connections: Arc::new(Semaphore::new(connections)) };
     let main = &config.listeners;
@@ -198,12 +210,8 @@ async fn listen(config: &Config, life: &Life, stack: Stack, started: &Started) -
     for listener in &main.tcp {
         tls.push(TlsSocket::bind(listener).await?);
     }
-    let ttrpc = Socket::bind(&config.ttrpc_address(), main.mode, main.uid, main.gid)?;
     if !config.metrics.address.is_empty() {
         crate::metrics::serve(&config.metrics.address, life).await?;
-    }
-    if let Some(server) = builtin::ttrpc(started) {
-        life.tracker.spawn(ttrpc.serve_ttrpc(server, life.clone()));
     }
     for socket in sockets {
         life.tracker.spawn(socket.serve(acceptor.clone()));

@@ -1,6 +1,7 @@
 //! After a start of the daemon: every recorded task is found again or put to rest, in parallel, each with a deadline.
 
 use crate::bundle;
+use crate::exits;
 use crate::manager::{Inner, exit_event};
 use crate::shim::Shim;
 use crate::task::Running;
@@ -113,7 +114,15 @@ impl Inner {
                 outcome = Outcome::Exited;
             }
         }
-        self.keep(Running::new(namespace.clone(), id.clone(), shim, record, self));
+        let task = self.keep(Running::new(namespace.clone(), id.clone(), shim, record, self));
+        // Its exit may have been told between our question and now, when nobody knew the task.
+        let key = TASKS.key(namespace.as_str(), id.as_str());
+        if let Some((_, stored)) = TASKS.get(&*self.store, &key).await?
+            && stored.exit.is_some()
+        {
+            task.ended.send_replace(exits::of(&stored));
+            task.change(|known| known.exit = stored.exit);
+        }
         Ok(outcome)
     }
 

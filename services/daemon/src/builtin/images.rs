@@ -1,9 +1,10 @@
 //! Images in and out, and layers.
 
-use super::{CONTENT, DIFFER, IMAGES, LEASES, PULLER, SERVICE, SNAPSHOTTER, Shared, as_ports};
+use super::{CONTENT, DIFFER, IMAGES, LEASES, NAMESPACES, PULLER, SERVICE, SNAPSHOTTER, Shared, as_ports};
 use crate::registry::Registry;
-use crated_core::{Differ, ImagePuller};
+use crated_core::{Differ, ImagePuller, NamespaceStore};
 use crated_image::{ImageService, LayerDiffer, Options, Ports};
+use crated_types::{Actor, Scope};
 use std::sync::Arc;
 
 #[derive(Default, serde::Deserialize)]
@@ -36,7 +37,27 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
                 tracker: life.tracker,
                 shutdown: life.stop,
             };
-            Ok(Arc::new(ImageService::new(ports, options)) as Arc<dyn ImagePuller>)
+            let tracker = options.tracker.clone();
+            let service = ImageService::new(ports, options);
+            tracker.spawn(recover(service.clone(), cx.one(NAMESPACES)?));
+            Ok(Arc::new(service) as Arc<dyn ImagePuller>)
         })
     });
+}
+
+/// Removes, beside the start, what unpacks that a crash cut short have left.
+async fn recover(service: ImageService, namespaces: Arc<dyn NamespaceStore>) {
+    let removed = async {
+        let mut removed = 0;
+        for (namespace, _) in namespaces.list().await? {
+            let scope = Scope::new(namespace, Actor::daemon("recovery"));
+            removed += service.recover(&scope).await?;
+        }
+        Ok::<_, crated_types::Error>(removed)
+    };
+    match removed.await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "half unpacked layers removed"),
+        Err(error) => tracing::warn!(%error, "half unpacked layers stay until their image is pulled again"),
+    }
 }
