@@ -1,5 +1,7 @@
 //! cratectl: containers from the command line, with the verbs that people know from docker.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "the doc lines of flags are their help texts")]
+
 mod cmd;
 mod format;
 mod output;
