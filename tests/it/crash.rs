@@ -206,3 +206,39 @@ fn many_daemons_run_side_by_side() {
     one.finish();
     two.finish();
 }
+
+#[test]
+fn a_pull_is_resumed_or_done_again() {
+    let registry = crated_tests::Registry::start();
+    let mut daemon = Daemon::start();
+    let program = daemon.folder().join("program");
+    let mut state = 1u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as u8
+    })
+    .take(24 << 20)
+    .collect();
+    std::fs::write(&program, noise).unwrap();
+    let reference = registry.push(&crated_tests::true_archive(&program, "big:1"), "test/big:1");
+    for delay in [5u64, 30, 80, 150] {
+        let mut child = Command::new(crated_tests::programs().join("cratectl"))
+            .args(["pull", &reference])
+            .env("CRATED_ADDRESS", daemon.socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        daemon.kill();
+        child.wait().unwrap();
+        daemon.restart();
+    }
+    assert_eq!(daemon.ctl(&["pull", &reference]).word(), reference);
+    assert_eq!(daemon.ctr(&["content", "active", "-q"]).ok(), "", "no ingest is left");
+    assert_eq!(daemon.ctr(&["leases", "ls", "-q"]).ok(), "", "no lease is left");
+    let snapshots = daemon.ctr(&["snapshots", "ls"]).ok();
+    assert_eq!(snapshots.lines().count(), 2, "one committed layer and a title:\n{snapshots}");
+    daemon.finish();
+}
