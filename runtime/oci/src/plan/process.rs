@@ -77,7 +77,7 @@ fn capabilities(process: &Process) -> Result<Capabilities> {
         let set = caps::parse(names.iter().map(String::as_str));
         set.map(|s| s.0).map_err(|e| OciError::spec(format!("process.capabilities.{field}"), e.operands))
     };
-    let sets = Capabilities {
+    let mut sets = Capabilities {
         bounding: bits(sets.bounding(), "bounding")?,
         effective: bits(sets.effective(), "effective")?,
         permitted: bits(sets.permitted(), "permitted")?,
@@ -87,9 +87,8 @@ fn capabilities(process: &Process) -> Result<Capabilities> {
     if sets.effective & !sets.permitted != 0 {
         return Err(OciError::spec("process.capabilities.effective", "holds what is not permitted"));
     }
-    if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
-        return Err(OciError::spec("process.capabilities.ambient", "holds what is not both permitted and inheritable"));
-    }
+    // What the kernel would not grant is no failure (runtime-spec config.md §Process); `runc spec` itself writes such a set.
+    sets.ambient &= sets.permitted & sets.inheritable;
     Ok(sets)
 }
 

@@ -51,6 +51,17 @@ fn the_plan_of_a_usual_spec_is_as_written_down() {
 }
 
 #[test]
+fn ambient_capabilities_that_cannot_be_granted_are_left_out() {
+    let mut spec = base();
+    let (kill, both) = (json!(["CAP_KILL"]), json!(["CAP_KILL", "CAP_CHOWN"]));
+    spec["process"]["capabilities"] = json!({"permitted": both, "inheritable": kill, "ambient": both});
+    let sets = plan(&spec).unwrap().process.capabilities;
+    assert_eq!(sets.ambient, sets.inheritable);
+    spec["process"]["capabilities"] = json!({"permitted": both, "ambient": both}); // as `runc spec` writes it
+    assert_eq!(plan(&spec).unwrap().process.capabilities.ambient, 0);
+}
+
+#[test]
 fn refusals_name_their_field() {
     let cases = [
         ("/process/args", json!([]), "process.args"),
