@@ -2,7 +2,6 @@
 
 use crated_types::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,7 +29,8 @@ struct Record {
 }
 
 impl Exit {
-    /// Writes the record of init's exit into its bundle: temporary file, flush, rename.
+    /// Writes the record of init's exit into its bundle: temporary file, rename. It is for a daemon that comes back, not for
+    /// the next boot, which begins without bundles: nothing waits for a disk.
     pub(crate) fn save(&self, bundle: &Path, pid: u32) -> Result<()> {
         let since = self.at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let record = Record {
@@ -42,11 +42,8 @@ impl Exit {
         let bytes = serde_json::to_vec(&record).expect("numbers only");
         let (path, temporary) = (bundle.join(FILE), bundle.join(".exit.json"));
         let write = || {
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_data()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(bundle)?.sync_data()
+            std::fs::write(&temporary, &bytes)?;
+            std::fs::rename(&temporary, &path)
         };
         write().map_err(|error| Error::os(format!("write {}", path.display()), error))
     }
