@@ -65,7 +65,12 @@ fn bind(mount: &Mount, access: Access) -> crated_sys::Result<OwnedFd> {
 fn detached(mount: &Mount, access: Access) -> crated_sys::Result<OwnedFd> {
     let context = FsContext::open(&mount.fstype)?;
     context.set_string("source", &mount.source)?;
-    let mut attributes = if access == Access::ReadOnly { attr::RDONLY } else { 0 };
+    let mut attributes = 0;
+    if access == Access::ReadOnly {
+        attributes |= attr::RDONLY;
+        // The file system, too: letting go of a writable overlay writes back the whole disk below it (fs/sync.c, sync_filesystem).
+        context.set_flag("ro")?;
+    }
     for option in &mount.options {
         match option.split_once('=') {
             Some(("lowerdir", layers)) => lower(&context, layers)?,
