@@ -1,6 +1,7 @@
 //! The command line: flags over the configuration file, and the commands that print.
 
 use crate::config::{self, Config, LogFormat};
+use crate::metadata::{self, MetadataCommand};
 use crate::{builtin, daemon, docs};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ enum Command {
     /// Print pages of the documentation that are made from the code
     #[command(subcommand)]
     Docs(DocsCommand),
+    /// Check, export, import or repair the metadata store while no daemon runs
+    #[command(subcommand)]
+    Metadata(MetadataCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
             Ok(_) => print("the configuration is good\n"),
             Err(error) => usage(&error),
         },
+        Some(Command::Metadata(command)) => metadata::run(&command),
         Some(Command::Docs(DocsCommand::Errors)) => print(&docs::errors()),
         Some(Command::Docs(DocsCommand::Config)) => print(&config::docs::page()),
     }

@@ -13,6 +13,7 @@ pub mod docs;
 pub mod grpc;
 pub mod lock;
 pub mod log;
+pub mod metadata;
 pub mod metrics;
 pub mod notify;
 pub mod registry;
