@@ -5,7 +5,7 @@ use crate::{Bench, installed};
 use crated_tests::{Run, programs};
 use serde_json::{Value, json};
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
     let folder = bench.folder.path();
@@ -17,14 +17,16 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
     std::fs::copy(&bench.program, bundle.join("rootfs/bin/true"))?;
     std::fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&spec())?)?;
     let count = Cell::new(0);
-    let runtimes: Vec<(&str, PathBuf)> = [("crated-oci", programs().join("crated-oci"))]
-        .into_iter()
-        .chain(["runc", "crun"].into_iter().filter(|name| installed(name)).map(|name| (name, PathBuf::from(name))))
-        .collect();
+    let root = |name: &str| folder.join(format!("state-{name}")).display().to_string();
+    let runtimes: Vec<(&str, PathBuf)> =
+        [("crated-oci", programs().join("crated-oci")), ("runc", "runc".into()), ("crun", "crun".into())]
+            .into_iter()
+            .filter(|(name, program)| runs(name, program, &root(name), &bundle.display().to_string()))
+            .collect();
     let contestants: Vec<Contestant<'_>> = runtimes
         .iter()
         .map(|(name, program)| {
-            let (count, root) = (&count, folder.join(format!("state-{name}")).display().to_string());
+            let (count, root) = (&count, root(name));
             let bundle = bundle.display().to_string();
             let act = move || {
                 count.set(count.get() + 1);
@@ -36,6 +38,18 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
         .collect();
     table.race("runtime alone: run true", bench.effort.rounds, contestants);
     Ok(())
+}
+
+/// Whether a runtime is there and can do it on this host: crun, for one, refuses some layouts of cgroups.
+fn runs(name: &str, program: &Path, root: &str, bundle: &str) -> bool {
+    if !program.is_absolute() && !installed(name) {
+        return false;
+    }
+    let tried = Run::new(program, &["--root", root, "run", "--bundle", bundle, "probe"]).run();
+    if tried.status != 0 {
+        eprintln!("skip: {name}: {}", tried.stderr.trim());
+    }
+    tried.status == 0
 }
 
 /// What `runc spec` writes, for a program that only succeeds.

@@ -44,7 +44,8 @@ fn runs(bench: &Bench, table: &mut Table, daemon: &Daemon, containerd: Option<&C
         Box::new(|| drop(daemon.ctl(&["run", "--rm", "--network", "none", "true:1", "/bin/true"]).ok())),
     )];
     if installed("ctr") {
-        contestants.push(("crated, ctr", Box::new(|| drop(daemon.ctr(&["run", "--rm", IMAGE, &fresh(), "/bin/true"]).ok()))));
+        contestants
+            .push(("crated, ctr", Box::new(|| drop(daemon.ctr(&["run", "--rm", IMAGE, &fresh(), "/bin/true"]).ok()))));
     }
     if let Some(containerd) = containerd {
         let act = || drop(containerd.ctr(&["run", "--rm", IMAGE, &fresh(), "/bin/true"]).ok());

@@ -24,7 +24,12 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) {
         for number in 0..theirs {
             containerd.ctr(&["run", "-d", BUSYBOX, &format!("idle{number}"), "sleep", "100000"]).ok();
         }
-        table.add("idle shim", "containerd, runc v2", Unit::Memory, shims("containerd-shim-runc-v2", containerd.folder()));
+        table.add(
+            "idle shim",
+            "containerd, runc v2",
+            Unit::Memory,
+            shims("containerd-shim-runc-v2", containerd.folder()),
+        );
         for number in 0..theirs {
             containerd.ctr(&["tasks", "rm", "-f", &format!("idle{number}")]).ok();
             containerd.ctr(&["containers", "rm", &format!("idle{number}")]).ok();
