@@ -315,6 +315,9 @@ pub struct TaskRecord {
     /// The shim is ours, not a foreign one.
     #[prost(bool, tag = "15")]
     pub own: bool,
+    /// The shim has told that the task is deleted: it is not told again.
+    #[prost(bool, tag = "16")]
+    pub deleted: bool,
 }
 
 /// Namespaces: key `namespace//<name>` (the table is not namespaced itself).

@@ -289,7 +289,11 @@ pub(crate) async fn end_task(task: &dyn Task) -> Result<()> {
     };
     if matches!(state, ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing | ProcessStatus::Unknown)
     {
-        kill_hard(task, state).await?;
+        match kill_hard(task, state).await {
+            // The shim has died: deleting the task ends whatever is left of it.
+            Err(error) if error.fault() == Fault::Unreachable => {}
+            killed => killed?,
+        }
     }
     match task.delete(None).await {
         Ok(_) => Ok(()),

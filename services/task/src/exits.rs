@@ -1,6 +1,6 @@
 //! Events of shims become durable once, with the exit of init in the task's record in the same commit.
 
-use crated_api::containerd::events::TaskExit;
+use crated_api::containerd::events::{TaskExit, TaskStart};
 use crated_core::metadata::{MetadataStore, Op};
 use crated_core::record::{Event, ExitRecord, TASKS, TaskRecord};
 use crated_core::task::Exit;
@@ -10,6 +10,8 @@ use prost_types::Any;
 
 /// Topic of exits.
 pub(crate) const EXIT: &str = "/tasks/exit";
+/// Topic of starts.
+const START: &str = "/tasks/start";
 /// Topic of deletions.
 pub(crate) const DELETE: &str = "/tasks/delete";
 
@@ -49,9 +51,12 @@ pub(crate) async fn log(store: &dyn MetadataStore, event: Event) -> Result<Optio
                 reason: String::new(),
             });
         }
-        if event.topic == "/tasks/start" {
+        if event.topic == START {
             record.started_at = event.timestamp;
+            // Where the shim dies while no daemon is there, its exit is told with this number.
+            record.pid = TaskStart::decode(value).map_or(record.pid, |start| start.pid);
         }
+        record.deleted |= event.topic == DELETE;
         let batch = vec![Op::Expect(key.clone(), revision), TASKS.put(key.clone(), &record), Op::event(&event)];
         match store.commit(batch).await {
             Ok(_) => return Ok(init_exit.map(|_| record)),
@@ -117,6 +122,18 @@ mod tests {
         assert_eq!(store.events(Cursor::default(), 9).await.unwrap().len(), 1);
         let (_, record) = TASKS.get(&store, &TASKS.key("ns", "c")).await.unwrap().unwrap();
         assert_eq!(record.exit.unwrap().status, 3);
+    }
+
+    #[tokio::test]
+    async fn a_start_leaves_the_pid_for_an_exit_that_nobody_sees() {
+        let store = MemoryMetadata::default();
+        let record = TaskRecord { id: "c".into(), own: true, ..TaskRecord::default() };
+        store.commit(vec![TASKS.put(TASKS.key("ns", "c"), &record)]).await.unwrap();
+        let message = TaskStart { container_id: "c".into(), pid: 7 };
+        let any = Any { type_url: "containerd.events.TaskStart".into(), value: message.encode_to_vec() };
+        log(&store, Event { topic: START.into(), event: Some(any), ..exit(1) }).await.unwrap();
+        let (_, record) = TASKS.get(&store, &TASKS.key("ns", "c")).await.unwrap().unwrap();
+        assert_eq!(record.pid, 7);
     }
 
     #[tokio::test]

@@ -199,6 +199,7 @@ impl Inner {
             tracing::warn!(namespace = %watched.namespace, container = %watched.id, "shim died");
             let record = watched.record();
             if let Err(error) = manager.bury(&watched.namespace, &watched.id, record, "the shim died").await {
+                watched.deleting.store(false, Ordering::SeqCst); // whoever deletes it next tries again
                 tracing::error!(container = %watched.id, %error, "cleaning up behind a dead shim");
             }
         });
@@ -333,19 +334,29 @@ impl Inner {
         self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await.map(drop)
     }
 
-    /// Deletes a stopped task, its shim, bundle and record.
+    /// Deletes a stopped task, its shim, bundle and record; one that failed half-way can be asked for again.
     pub(crate) async fn delete(self: &Arc<Self>, namespace: &Namespace, id: &ContainerId) -> Result<Exit> {
         let task = self.find(namespace, id)?;
+        let exit = self.delete_steps(namespace, id, &task).await;
+        if exit.is_err() {
+            task.deleting.store(false, Ordering::SeqCst);
+        }
+        exit
+    }
+
+    async fn delete_steps(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        id: &ContainerId,
+        task: &Arc<Running>,
+    ) -> Result<Exit> {
         let request = api::DeleteRequest { id: id.to_string(), exec_id: String::new() };
         let exit = match task.shim.act("Delete", &request).await {
             Ok(answer) => task::exit(answer),
             Err(error) if error.fault() == Fault::Unreachable => {
                 return self.bury(namespace, id, task.record(), "the shim died").await;
             }
-            Err(error) => {
-                task.deleting.store(false, Ordering::SeqCst);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         };
         crated_core::fail::moment("task.delete.shutdown");
         if let Err(error) = task.shim.shutdown(id).await {
@@ -396,7 +407,7 @@ impl Inner {
                     batch.push(exit_event(namespace, &record, reason));
                 }
             }
-            if lived {
+            if lived && !record.deleted {
                 batch.push(delete_event(namespace, &record, reason));
             }
             match self.store.commit(batch).await {
