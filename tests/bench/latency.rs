@@ -68,6 +68,8 @@ fn split(bench: &Bench, table: &mut Table, daemon: &Daemon) {
         for (kind, times) in &mut took {
             times.push(said.lines().filter_map(|line| operation(line, kind)).sum::<f64>() / 1e3);
         }
+        // The client may be told of the end before the daemon is.
+        daemon.ctl(&["wait", &name]).ok();
         daemon.ctl(&["rm", &name]).ok();
     }
     for (kind, times) in took {
