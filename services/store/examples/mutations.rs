@@ -42,7 +42,7 @@ const MUTATIONS: &[[&str; 5]] = &[
         "if found.count > said.count + 1000 {",
         "damage",
     ],
-    ["a torn tail is taken for damage", "metadata/segment.rs", "self.later = Some(", "let _ = Some(", "damage"],
+    ["damage inside the log is taken for a torn tail", "metadata/segment.rs", "self.later = Some(", "let _ = Some(", "damage"],
     [
         "blobs renamed before they are synced",
         "content/disk.rs",
