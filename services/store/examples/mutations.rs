@@ -42,7 +42,13 @@ const MUTATIONS: &[[&str; 5]] = &[
         "if found.count > said.count + 1000 {",
         "damage",
     ],
-    ["damage inside the log is taken for a torn tail", "metadata/segment.rs", "self.later = Some(", "let _ = Some(", "damage"],
+    [
+        "damage inside the log is taken for a torn tail",
+        "metadata/segment.rs",
+        "self.later = Some(",
+        "let _ = Some(",
+        "damage",
+    ],
     [
         "blobs renamed before they are synced",
         "content/disk.rs",
