@@ -93,10 +93,9 @@ impl Run {
         client.engine().start(start).await.map_err(of_run)?;
         match session.copy(attached).await? {
             End::Exit(status) => {
-                if self.rm {
-                    // Gone when we answer, so that the same name can be used at once.
-                    let _ = client.engine().wait(api::WaitRequest { container: created.id, removed: true }).await;
-                }
+                // The shim was quicker than the daemon: what we answer holds for whoever asks next (`rm`, `ps`, the name).
+                let wait = api::WaitRequest { container: created.id, removed: self.rm };
+                let _ = client.engine().wait(wait).await; // the daemon may be away; the status is known
                 Ok(u8::try_from(status).unwrap_or(u8::MAX))
             }
             End::Detached => Ok(0),
