@@ -55,7 +55,6 @@ fn a_shim_that_dies_anywhere_leaves_nothing() {
 }
 
 #[test]
-#[ignore = "finds a lost exit event: docs/failpoints.md, open"]
 fn random_schedules_of_operations_and_faults_lose_and_leak_nothing() {
     schedules::run();
 }

@@ -30,7 +30,10 @@ fn a_client_with_reflection_lists_all_services_and_calls_some() {
         assert!(said.contains(&format!("service {service} ")), "{service} is not listed:\n{said}");
     }
     for absent in ["transfer", "streaming", "sandbox", "mounts"] {
-        assert!(!said.contains(&format!("containerd.services.{absent}")), "{absent} is listed, and not served:\n{said}");
+        assert!(
+            !said.contains(&format!("containerd.services.{absent}")),
+            "{absent} is listed, and not served:\n{said}"
+        );
     }
     assert!(said.contains("health 1"), "{said}");
     assert!(said.contains("images docker.io/library/bb:1"), "{said}");

@@ -373,9 +373,50 @@ impl Inner {
             self.remove_sockets(&task.record());
         }
         crated_core::fail::point("task.delete.record")?;
-        self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await?;
+        let known = task.record();
+        // A shim that was cut short may not have told everything: what it owes is told in its stead.
+        let ended = ExitRecord { status: exit.status, at: Some(exit.at.into()), ..ExitRecord::default() };
+        self.close(namespace, id, &known, ended, |record| record.started_at.is_some()).await?;
         self.forget(namespace, id);
         Ok(exit)
+    }
+
+    /// The last commit of a task: its record goes, and with it the events come that were never told, where they are `owed`.
+    /// Answers the exit that the record had, else `ended`.
+    async fn close(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        known: &TaskRecord,
+        ended: ExitRecord,
+        owed: impl Fn(&TaskRecord) -> bool + Send,
+    ) -> Result<Exit> {
+        let key = TASKS.key(namespace.as_str(), id.as_str());
+        let cause = if ended.reason.is_empty() { "delete" } else { ended.reason.as_str() };
+        loop {
+            let Some((revision, mut record)) = TASKS.get(&*self.store, &key).await? else {
+                let closed = TaskRecord { exit: Some(known.exit.clone().unwrap_or(ended)), ..known.clone() };
+                return exits::of(&closed).ok_or_else(|| Error::internal("an exit that is none"));
+            };
+            record.pid = record.pid.max(known.pid);
+            record.started_at = record.started_at.or(known.started_at);
+            let owed = owed(&record);
+            let mut batch = vec![Op::Expect(key.clone(), revision), Op::Delete(key.clone())];
+            if record.exit.is_none() {
+                record.exit = Some(ended.clone());
+                if owed {
+                    batch.push(exit_event(namespace, &record, cause));
+                }
+            }
+            if owed && !record.deleted {
+                batch.push(delete_event(namespace, &record, cause));
+            }
+            match self.store.commit(batch).await {
+                Ok(_) => return exits::of(&record).ok_or_else(|| Error::internal("an exit that is none")),
+                Err(error) if error.fault() == Fault::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// A task whose shim is gone: ends its processes, says how it ended (once), and removes every trace.
@@ -389,33 +430,13 @@ impl Inner {
         crated_core::fail::moment("task.bury.sweep");
         let verdict = self.sweep(namespace, id, &known).await;
         crated_core::fail::point("task.bury.record")?;
-        let key = TASKS.key(namespace.as_str(), id.as_str());
-        let exit = loop {
-            let Some((revision, mut record)) = TASKS.get(&*self.store, &key).await? else {
-                break exits::of(&known).unwrap_or_else(|| task::exit(verdict.unwrap_or_default()));
-            };
-            record.pid = record.pid.max(known.pid);
-            let mut batch = vec![Op::Expect(key.clone(), revision), Op::Delete(key.clone())];
-            let lived = record.last_event.is_some() || record.pid != 0;
-            if record.exit.is_none() {
-                let (status, at) = match &verdict {
-                    Some(verdict) if verdict.exited_at.is_some() => (verdict.exit_status, verdict.exited_at),
-                    _ => (LOST, Some(crated_core::time::now())),
-                };
-                record.exit = Some(ExitRecord { status, at, oom_killed: false, reason: reason.into() });
-                if lived {
-                    batch.push(exit_event(namespace, &record, reason));
-                }
-            }
-            if lived && !record.deleted {
-                batch.push(delete_event(namespace, &record, reason));
-            }
-            match self.store.commit(batch).await {
-                Ok(_) => break exits::of(&record).ok_or_else(|| Error::internal("an exit that is none"))?,
-                Err(error) if error.fault() == Fault::Conflict => {}
-                Err(error) => return Err(error),
-            }
+        let (status, at) = match verdict {
+            Some(verdict) if verdict.exited_at.is_some() => (verdict.exit_status, verdict.exited_at),
+            _ => (LOST, Some(crated_core::time::now())),
         };
+        let ended = ExitRecord { status, at, oom_killed: false, reason: reason.into() };
+        let owed = |record: &TaskRecord| record.last_event.is_some() || record.pid != 0;
+        let exit = self.close(namespace, id, &known, ended, owed).await?;
         if let Some(task) = self.forget(namespace, id) {
             task.ended.send_replace(Some(exit.clone()));
         }
