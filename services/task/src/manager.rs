@@ -484,7 +484,9 @@ impl Inner {
     pub(crate) async fn kill_shim(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) {
         let file = Path::new(&record.bundle).join("shim.pid");
         let noted = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
-        let Some(pid) = noted.or(i32::try_from(record.shim_pid).ok().filter(|pid| *pid > 0)) else { return };
+        let known = noted.or(i32::try_from(record.shim_pid).ok().filter(|pid| *pid > 0));
+        // A daemon that was killed between the start and the note has left a shim that only its command line tells of.
+        let Some(pid) = known.or_else(|| find_shim(&record.bundle, id)) else { return };
         let Ok(pidfd) = crated_sys::pidfd::open(pid) else { return };
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
@@ -508,6 +510,17 @@ impl Inner {
             let _ = std::fs::remove_file(path); // usually the shim did it
         }
     }
+}
+
+/// The process that serves a bundle.
+fn find_shim(bundle: &str, id: &ContainerId) -> Option<i32> {
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let named = |word: &str| words.contains(&word.as_bytes());
+        (named(bundle) && named(id.as_str()) && named("serve")).then_some(pid)
+    })
 }
 
 /// A pidfd that the runtime watches: it is readable once the process has ended (pidfd_open(2)).
