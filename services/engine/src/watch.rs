@@ -101,14 +101,13 @@ impl Engine {
             };
             let cursor = logged.cursor;
             lock(places).begin(cursor);
-            match self.conclusion(logged) {
+            match self.conclusion(logged.clone()) {
                 Ok(Some(work)) => {
-                    let places = Arc::clone(places);
+                    let (engine, places) = (Arc::clone(self), Arc::clone(places));
                     self.deps.tracker.spawn(async move {
-                        if let Err(error) = work.await {
-                            tracing::error!(%error, %cursor, "an event could not be acted upon");
+                        if engine.act(work, logged).await {
+                            lock(&places).open.remove(&cursor);
                         }
-                        lock(&places).open.remove(&cursor);
                     });
                 }
                 Ok(None) => drop(lock(places).open.remove(&cursor)),
@@ -122,6 +121,29 @@ impl Engine {
                 since_kept = 0;
                 let place = lock(places).done();
                 self.keep_place(place).await;
+            }
+        }
+    }
+
+    /// Acts upon an event, and again after a while where that failed for now (a full disk, a peer that is away): nobody else
+    /// would. Answers whether it is done with; a closing engine leaves the event to the next.
+    async fn act(self: Arc<Self>, mut work: BoxFuture<'static, Result<()>>, logged: LoggedEvent) -> bool {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let Err(error) = work.await else { return true };
+            tracing::error!(%error, cursor = %logged.cursor, "an event could not be acted upon");
+            let passing = [Fault::DiskFull, Fault::Exhausted, Fault::Os, Fault::TimedOut, Fault::Unreachable];
+            if !passing.contains(&error.fault()) {
+                return true;
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return false,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(Duration::from_secs(10));
+            match self.conclusion(logged.clone()) {
+                Ok(Some(again)) => work = again,
+                _ => return true,
             }
         }
     }
