@@ -236,7 +236,8 @@ fn a_pull_is_resumed_or_done_again() {
         daemon.restart();
     }
     assert_eq!(daemon.ctl(&["pull", &reference]).word(), reference);
-    assert_eq!(daemon.ctr(&["content", "active", "-q"]).ok(), "", "no ingest is left");
+    let ingests = daemon.ctr(&["content", "active"]).ok();
+    assert!(!ingests.contains("layer-"), "no ingest is left:\n{ingests}");
     assert_eq!(daemon.ctr(&["leases", "ls", "-q"]).ok(), "", "no lease is left");
     let snapshots = daemon.ctr(&["snapshots", "ls"]).ok();
     assert_eq!(snapshots.lines().count(), 2, "one committed layer and a title:\n{snapshots}");
