@@ -3,6 +3,7 @@
 //! A value is parsed once, at the edge; inside the program its type is the proof that it is well formed.
 
 pub mod attach;
+pub mod cidr;
 pub mod descriptor;
 pub mod digest;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod platform;
 pub mod reference;
 pub mod scope;
 
+pub use cidr::Cidr;
 pub use descriptor::Descriptor;
 pub use digest::Digest;
 pub use error::{Code, Error, Fault, Kind, Result};
