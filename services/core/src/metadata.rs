@@ -103,6 +103,14 @@ pub trait MetadataStore: Send + Sync + Debug {
     /// Once polled the commit happens, whether or not the future is kept.
     async fn commit(&self, batch: Vec<Op>) -> Result<Revision>;
 
+    /// As [`MetadataStore::commit`] in every respect but one: its answer does not wait for the disk. Killing the daemon loses nothing;
+    /// a power cut may take it, with whatever later commits were not durable either, never an earlier or a durable later one. For
+    /// what means nothing after another boot, and for steps of an operation whose last commit is durable. Its events are told once it
+    /// is durable, some ms later.
+    async fn commit_soon(&self, batch: Vec<Op>) -> Result<Revision> {
+        self.commit(batch).await
+    }
+
     /// The newest durable commit.
     fn revision(&self) -> Revision;
 

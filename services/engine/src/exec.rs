@@ -96,7 +96,7 @@ impl Engine {
     async fn exec_run(&self, open: &mut Open, task: &dyn Task, id: &ExecId) -> Result<u32> {
         let pid = open.step("start", task.start(Some(id))).await?;
         let closing = self.journal.closing(open, "done").await?;
-        self.commit(closing).await?;
+        self.commit_soon(closing).await?;
         Ok(pid)
     }
 
@@ -112,7 +112,7 @@ impl Engine {
         let (scope, container) = (open.scope.clone(), ContainerId::new(open.subject())?);
         self.journal.turn_back(open, reason).await?;
         let Some(task) = self.task(&scope, &container).await? else {
-            return self.commit(vec![self.journal.forgotten(open)]).await.map(drop);
+            return self.commit_soon(vec![self.journal.forgotten(open)]).await.map(drop);
         };
         let exec = ExecId::new(&arguments.exec)?;
         if let Err(error) = task.delete(Some(&exec)).await
@@ -122,7 +122,7 @@ impl Engine {
             tracing::warn!(container = %container, %exec, %error, "an exec that was left open runs on");
         }
         let closing = self.journal.closing(open, &format!("undone: {reason}")).await?;
-        self.commit(closing).await.map(drop)
+        self.commit_soon(closing).await.map(drop)
     }
 
     async fn exec_process(&self, found: &Found, pid: u32, request: &ExecRequest) -> Result<Any> {

@@ -40,6 +40,12 @@ impl Kinds {
         }
     }
 
+    /// Whether the intent must be on the disk before it is acted upon: a power cut leaves what create makes on the disk, and what
+    /// remove took from it. Of the others nothing is left after another boot.
+    const fn outlives_boot(self) -> bool {
+        matches!(self, Self::Create | Self::Remove)
+    }
+
     fn from_name(name: &str) -> Option<Self> {
         [Self::Create, Self::Start, Self::Stop, Self::Restart, Self::Remove, Self::Exec]
             .into_iter()
@@ -240,7 +246,8 @@ impl Journal {
         let begun = Instant::now();
         let armed = fail::point(format_args!("engine.{}.intent", kind.name()));
         let committed = match armed {
-            Ok(()) => self.metadata.commit(batch).await,
+            Ok(()) if kind.outlives_boot() => self.metadata.commit(batch).await,
+            Ok(()) => self.metadata.commit_soon(batch).await,
             Err(error) => Err(error),
         };
         if let Err(error) = committed {
@@ -266,9 +273,14 @@ impl Journal {
         open.operation.reason = reason.to_string();
         tracing::warn!(operation = open.kind.name(), container = open.subject(), error = %reason, "operation turns back");
         fail::point(format_args!("engine.{}.back", open.kind.name()))?;
-        let turned = self.metadata.commit(vec![OPERATIONS.put(open.key.clone(), &open.operation)]).await.map(drop);
+        let turn = vec![OPERATIONS.put(open.key.clone(), &open.operation)];
+        let turned = if open.kind.outlives_boot() {
+            self.metadata.commit(turn).await
+        } else {
+            self.metadata.commit_soon(turn).await
+        };
         fail::moment(format_args!("engine.{}.back.done", open.kind.name()));
-        turned
+        turned.map(drop)
     }
 
     /// What the last commit of an operation has beside its result: the intent is forgotten and the timeline goes on.

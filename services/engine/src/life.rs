@@ -100,8 +100,28 @@ impl Engine {
         Ok(life)
     }
 
+    /// As [`Engine::change_life`], for what means nothing after another boot, or is found again in a durable event.
+    pub(crate) async fn note_life(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        with: Vec<Op>,
+        change: impl FnOnce(&mut Life) + Send,
+    ) -> Result<Option<Life>> {
+        let (mut batch, life) = self.life_ops(namespace, id, change).await?;
+        batch.extend(with);
+        self.commit_soon(batch).await?;
+        self.slots.get(namespace.as_str(), id).ring();
+        Ok(life)
+    }
+
     /// Commits, unless there is nothing to.
     pub(crate) async fn commit(&self, batch: Vec<Op>) -> Result<Revision> {
         if batch.is_empty() { Ok(self.deps.metadata.revision()) } else { self.deps.metadata.commit(batch).await }
+    }
+
+    /// As [`Engine::commit`], without waiting for the disk.
+    pub(crate) async fn commit_soon(&self, batch: Vec<Op>) -> Result<Revision> {
+        if batch.is_empty() { Ok(self.deps.metadata.revision()) } else { self.deps.metadata.commit_soon(batch).await }
     }
 }

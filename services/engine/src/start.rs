@@ -163,7 +163,7 @@ impl Engine {
         if how.prepare {
             let pid = task.record().pid;
             let closing = self.journal.closing(open, "done").await?;
-            self.change_life(&scope.namespace, found.id.as_str(), closing, |life| {
+            self.note_life(&scope.namespace, found.id.as_str(), closing, |life| {
                 (life.prepared, life.pid) = (true, pid);
             })
             .await?;

@@ -249,7 +249,7 @@ impl Engine {
                 (true, false) => task.pause().await?,
                 (false, true) => task.resume().await?,
             }
-            engine.change_life(&scope.namespace, found.id.as_str(), vec![], |life| life.paused = freeze).await.map(drop)
+            engine.note_life(&scope.namespace, found.id.as_str(), vec![], |life| life.paused = freeze).await.map(drop)
         })
         .await
     }

@@ -151,7 +151,7 @@ impl Engine {
     pub(crate) async fn keep_place(&self, place: Cursor) {
         let record =
             WatchRecord { revision: place.revision.0, index: place.index, boot_id: self.journal.boot_id().to_owned() };
-        if let Err(error) = self.deps.metadata.commit(vec![WATCH.put(WATCH.key("", "cursor"), &record)]).await {
+        if let Err(error) = self.deps.metadata.commit_soon(vec![WATCH.put(WATCH.key("", "cursor"), &record)]).await {
             tracing::warn!(%error, "the watcher's place was not kept");
         }
     }
@@ -284,7 +284,7 @@ impl Engine {
         let execs = self.journal.forget_execs(namespace, id.as_str()).await?;
         self.prepared().retain(|(container, _), _| container != id.as_str());
         let after = self
-            .change_life(namespace, id.as_str(), execs, |life| {
+            .note_life(namespace, id.as_str(), execs, |life| {
                 (life.running, life.prepared, life.paused, life.pid) = (false, false, false, 0);
                 life.exit = seen.status;
                 life.finished_at = Some(seen.at);

@@ -1,7 +1,8 @@
 //! Durable metadata: the commit log is the truth, sled is its index, memory is the spare index.
 //!
 //! A commit is answered when its group is in the log and `fdatasync` has returned. Readers see it from then on; the index gets it some
-//! ms later. A commit that fails for lack of room leaves no trace and the next one may succeed; after a failed write or sync the store
+//! ms later. One that means nothing after a power cut ([`MetadataStore::commit_soon`]) is answered once it is written; the next durable
+//! commit, or the indexer some ms later, syncs it, and its events are told of then. A commit that fails for lack of room leaves no trace and the next one may succeed; after a failed write or sync the store
 //! is read-only until a restart has read what the disk really holds.
 //!
 //! ```text
@@ -131,7 +132,7 @@ impl Metadata {
         schema::note(folder);
         let (mut writer, report) = recover::recover(folder, options)?;
         let (shared, touched) = (Arc::clone(&writer.shared), Arc::clone(&writer.touched));
-        let newest = writer.newest.subscribe();
+        let newest = shared.newest.subscribe();
         let (queue, receiver) = mpsc::channel(QUEUE);
         let weak = queue.downgrade();
         let failed = |source| Error::os("start a thread", source);
@@ -155,17 +156,18 @@ impl Metadata {
 
     /// A commit of the collector: refused where one of `untouched` was referred to since the collection began.
     pub(crate) async fn sweep(&self, ops: Vec<Op>, untouched: Vec<Vec<u8>>) -> crated_types::Result<Revision> {
-        self.send(ops, untouched).await
+        self.send(ops, true, untouched).await
     }
 
     fn send(
         &self,
         ops: Vec<Op>,
+        durable: bool,
         untouched: Vec<Vec<u8>>,
     ) -> impl Future<Output = crated_types::Result<Revision>> + Send + use<> {
         let (answer, result) = oneshot::channel();
         let queue = self.queue.clone().expect("taken in drop only");
-        let full = match queue.try_send(Message::Commit(Request { ops, untouched, answer })) {
+        let full = match queue.try_send(Message::Commit(Request { ops, durable, untouched, answer })) {
             // in a task of its own, so that the commit happens whether or not the caller stays
             Err(mpsc::error::TrySendError::Full(message)) => {
                 tokio::spawn(async move { queue.send(message).await.is_ok() });
@@ -322,7 +324,14 @@ impl MetadataStore for Metadata {
 
     async fn commit(&self, batch: Vec<Op>) -> crated_types::Result<Revision> {
         crated_core::fail::point("store.commit")?;
-        let committed = self.send(batch, Vec::new()).await;
+        let committed = self.send(batch, true, Vec::new()).await;
+        crated_core::fail::moment("store.committed");
+        committed
+    }
+
+    async fn commit_soon(&self, batch: Vec<Op>) -> crated_types::Result<Revision> {
+        crated_core::fail::point("store.commit")?;
+        let committed = self.send(batch, false, Vec::new()).await;
         crated_core::fail::moment("store.committed");
         committed
     }

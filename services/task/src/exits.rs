@@ -58,7 +58,9 @@ pub(crate) async fn log(store: &dyn MetadataStore, event: Event) -> Result<Optio
         }
         record.deleted |= event.topic == DELETE;
         let batch = vec![Op::Expect(key.clone(), revision), TASKS.put(key.clone(), &record), Op::event(&event)];
-        match store.commit(batch).await {
+        // Of all that a shim tells only how its container ended outlives the boot.
+        let logged = if init_exit.is_some() { store.commit(batch).await } else { store.commit_soon(batch).await };
+        match logged {
             Ok(_) => return Ok(init_exit.map(|_| record)),
             Err(error) if error.fault() == Fault::Conflict => {}
             Err(error) => return Err(error),

@@ -237,7 +237,7 @@ impl Inner {
         crated_core::fail::point("task.create.intent")?;
         let key = TASKS.key(scope.namespace.as_str(), request.id.as_str());
         let intent = vec![Op::Expect(key.clone(), Revision::ABSENT), TASKS.put(key, &record)];
-        self.store.commit(intent).await.map_err(|error| match error.fault() {
+        self.store.commit_soon(intent).await.map_err(|error| match error.fault() {
             Fault::Conflict => Error::already_exists(Kind::Task, &request.id).in_namespace(&scope.namespace),
             _ => error.at("record task"),
         })?;
@@ -312,7 +312,7 @@ impl Inner {
             record.api_version = started.version;
             // The shim chose its address: a restarted daemon must know it.
             let key = TASKS.key(scope.namespace.as_str(), request.id.as_str());
-            self.store.commit(vec![TASKS.put(key, record)]).await?;
+            self.store.commit_soon(vec![TASKS.put(key, record)]).await?;
             let bootstrap =
                 serde_json::json!({"version": record.api_version, "address": record.address, "protocol": "ttrpc"});
             bundle.write("bootstrap.json", bootstrap.to_string().as_bytes())?;
@@ -331,7 +331,7 @@ impl Inner {
         bundle.remove()?;
         self.remove_sockets(record);
         crated_core::fail::point("task.undo.record")?;
-        self.store.commit(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await.map(drop)
+        self.store.commit_soon(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await.map(drop)
     }
 
     /// Deletes a stopped task, its shim, bundle and record; one that failed half-way can be asked for again.
@@ -402,7 +402,8 @@ impl Inner {
             record.started_at = record.started_at.or(known.started_at);
             let owed = owed(&record);
             let mut batch = vec![Op::Expect(key.clone(), revision), Op::Delete(key.clone())];
-            if record.exit.is_none() {
+            let told = record.exit.is_some();
+            if !told {
                 record.exit = Some(ended.clone());
                 if owed {
                     batch.push(exit_event(namespace, &record, cause));
@@ -411,7 +412,9 @@ impl Inner {
             if owed && !record.deleted {
                 batch.push(delete_event(namespace, &record, cause));
             }
-            match self.store.commit(batch).await {
+            // A task without its record is gone after another boot, too; how it ended must be known for ever.
+            let closed = if told { self.store.commit_soon(batch).await } else { self.store.commit(batch).await };
+            match closed {
                 Ok(_) => return exits::of(&record).ok_or_else(|| Error::internal("an exit that is none")),
                 Err(error) if error.fault() == Fault::Conflict => {}
                 Err(error) => return Err(error),

@@ -5,10 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::crash::{self, Hook};
 use super::error::{Result, StoreError};
-use super::frame::{self, StoreId};
+use super::frame::{self, Commits, StoreId};
 use super::segment::{self, HEADER, sync_folder};
 
 const SPARE: &str = "spare";
@@ -16,7 +17,7 @@ const SPARE: &str = "spare";
 /// The end of the log.
 #[derive(Debug)]
 pub(crate) struct Active {
-    file: File,
+    file: Arc<File>,
     /// Its file.
     pub path: PathBuf,
     id: StoreId,
@@ -61,7 +62,14 @@ impl Active {
             Ok(file)
         })();
         match made {
-            Ok(file) => Ok(Self { file, path, id: plan.id, end: HEADER as u64, size: plan.size, crc: plan.previous }),
+            Ok(file) => Ok(Self {
+                file: Arc::new(file),
+                path,
+                id: plan.id,
+                end: HEADER as u64,
+                size: plan.size,
+                crc: plan.previous,
+            }),
             // nothing was acknowledged into it yet: take it away again and say why
             Err(source) => {
                 let _ = std::fs::remove_file(folder.join("new.tmp"));
@@ -86,17 +94,31 @@ impl Active {
         self.end
     }
 
-    /// Writes one group and waits until the disk has it. After an error nobody knows what the disk holds: the caller must stop.
-    pub(crate) fn append(&mut self, first: Revision, count: u32, payload: &[u8], hook: &Hook) -> std::io::Result<()> {
-        let (bytes, crc) = frame::frame(self.id, self.crc, first, count, payload);
+    /// Its file, to be synced by others.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Writes one group and, where it is to be `durable`, waits until the disk has it and all before. After an error nobody knows
+    /// what the disk holds: the caller must stop.
+    pub(crate) fn append(
+        &mut self,
+        commits: Commits,
+        payload: &[u8],
+        durable: bool,
+        hook: &Hook,
+    ) -> std::io::Result<()> {
+        let (bytes, crc) = frame::frame(self.id, self.crc, commits, payload);
         if hook.hit() {
             self.file.write_all_at(&bytes[..bytes.len() / 2], self.end)?;
             return Err(crash::error());
         }
         self.file.write_all_at(&bytes, self.end)?;
         hook.io()?;
-        self.file.sync_data()?;
-        hook.io()?;
+        if durable {
+            self.file.sync_data()?;
+            hook.io()?;
+        }
         self.end += bytes.len() as u64;
         self.crc = crc;
         Ok(())

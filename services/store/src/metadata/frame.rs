@@ -1,21 +1,22 @@
 //! Frames of the commit log: one group of commits, checksummed and chained.
 //!
 //! ```text
-//! frame   = "GRP2" len:4 crc:4 prev_crc:4 first_revision:8 count:4 payload(len)      little-endian
+//! frame   = "GRP3" len:4 crc:4 prev_crc:4 first_revision:8 count:4 lag:4 payload(len)      little-endian
 //! payload = commit{count}      commit = ops:4 op*      op = tag:1 klen:4 vlen:4 key value
 //! ```
 //! `crc` covers the store's id, then everything but magic and itself; `prev_crc` is that of the frame before, so a frame vouches for
-//! all its predecessors. The id is random and never leaves the disk: a client cannot store bytes that would pass for a frame.
+//! all its predecessors. `lag` is how many revisions before its first were not known to be on the disk when it was written: after
+//! a power cut those may lack while this frame is whole. The id is random and never leaves the disk: a client cannot store bytes that would pass for a frame.
 
 use bytes::Bytes;
 use crated_core::{Op, Revision};
 
 /// Bytes of a frame's head.
-pub(crate) const HEAD: usize = 28;
+pub(crate) const HEAD: usize = 32;
 /// Longest payload.
 pub(crate) const PAYLOAD_MAX: usize = 16 << 20;
 /// First bytes of a frame.
-pub(crate) const MAGIC: &[u8; 4] = b"GRP2";
+pub(crate) const MAGIC: &[u8; 4] = b"GRP3";
 
 /// Random number of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,15 +93,34 @@ pub(crate) fn decode(payload: &Bytes, count: u32) -> Option<Vec<Vec<Op>>> {
     Some(commits)
 }
 
+/// The commits of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Commits {
+    /// Revision of the first.
+    pub first: Revision,
+    /// How many.
+    pub count: u32,
+    /// Revisions before the first that were not known to be on the disk.
+    pub lag: u32,
+}
+
+impl Commits {
+    /// The newest revision that was on the disk when the frame was written.
+    pub(crate) fn floor(&self) -> Revision {
+        Revision(self.first.0.saturating_sub(1 + u64::from(self.lag)))
+    }
+}
+
 /// A frame as bytes, with its checksum.
-pub(crate) fn frame(id: StoreId, previous: u32, first: Revision, count: u32, payload: &[u8]) -> (Vec<u8>, u32) {
+pub(crate) fn frame(id: StoreId, previous: u32, commits: Commits, payload: &[u8]) -> (Vec<u8>, u32) {
     let mut bytes = Vec::with_capacity(HEAD + payload.len());
     bytes.extend(MAGIC);
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.extend([0; 4]);
     bytes.extend(previous.to_le_bytes());
-    bytes.extend(first.0.to_le_bytes());
-    bytes.extend(count.to_le_bytes());
+    bytes.extend(commits.first.0.to_le_bytes());
+    bytes.extend(commits.count.to_le_bytes());
+    bytes.extend(commits.lag.to_le_bytes());
     bytes.extend(payload);
     let crc = checksum(id, &bytes[4..8], &bytes[12..]);
     bytes[8..12].copy_from_slice(&crc.to_le_bytes());
@@ -124,10 +144,8 @@ pub(crate) struct Head {
     pub crc: u32,
     /// The checksum of the frame before.
     pub previous: u32,
-    /// Revision of its first commit.
-    pub first: Revision,
-    /// Commits.
-    pub count: u32,
+    /// Its commits.
+    pub commits: Commits,
 }
 
 /// The frame at `at`, if one stands there.
@@ -141,7 +159,8 @@ pub(crate) fn head_at(id: StoreId, bytes: &[u8], at: usize) -> Option<Head> {
     if length > PAYLOAD_MAX || checksum(id, &head[4..8], bytes.get(at + 12..at + HEAD + length)?) != crc {
         return None;
     }
-    Some(Head { length, crc, previous: u32_at(head, 12), first: Revision(u64_at(head, 16)), count: u32_at(head, 24) })
+    let commits = Commits { first: Revision(u64_at(head, 16)), count: u32_at(head, 24), lag: u32_at(head, 28) };
+    Some(Head { length, crc, previous: u32_at(head, 12), commits })
 }
 
 #[cfg(test)]
@@ -166,16 +185,17 @@ mod tests {
             for ops in &commits {
                 encode(ops, &mut payload);
             }
-            let (bytes, crc) = frame(StoreId(7), 3, Revision(9), commits.len() as u32, &payload);
+            let told = Commits { first: Revision(9), count: commits.len() as u32, lag: 2 };
+            let (bytes, crc) = frame(StoreId(7), 3, told, &payload);
             let head = head_at(StoreId(7), &bytes, 0).unwrap();
-            prop_assert_eq!((head.crc, head.previous, head.first), (crc, 3, Revision(9)));
+            prop_assert_eq!((head.crc, head.previous, head.commits), (crc, 3, told));
             prop_assert!(head_at(StoreId(8), &bytes, 0).is_none());
             prop_assert_eq!(decode(&Bytes::from(payload), commits.len() as u32).unwrap(), commits);
         }
 
         #[test]
         fn a_changed_bit_is_seen(payload in proptest::collection::vec(any::<u8>(), 1..100), place in any::<proptest::sample::Index>(), bit in 0..8_u32) {
-            let (mut bytes, _) = frame(StoreId(1), 0, Revision(1), 1, &payload);
+            let (mut bytes, _) = frame(StoreId(1), 0, Commits { first: Revision(1), count: 1, lag: 0 }, &payload);
             let at = place.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
             prop_assert!(head_at(StoreId(1), &bytes, 0).is_none());

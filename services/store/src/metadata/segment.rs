@@ -1,7 +1,7 @@
 //! Segments of the commit log as they are read: header, then frames, then zeros.
 //!
 //! ```text
-//! header = "CRLOG2\0\0" store_id:8 first_revision:8 size:8 prev_crc:4 crc:4, zeros up to 64 bytes
+//! header = "CRLOG3\0\0" store_id:8 first_revision:8 size:8 prev_crc:4 crc:4, zeros up to 64 bytes
 //! ```
 //! `size` is that of the file: one that was shortened is told apart from a torn tail.
 
@@ -17,7 +17,7 @@ use super::frame::{self, StoreId, u32_at, u64_at};
 
 /// Bytes of a segment's header.
 pub(crate) const HEADER: usize = 64;
-const MAGIC: &[u8; 8] = b"CRLOG2\0\0";
+const MAGIC: &[u8; 8] = b"CRLOG3\0\0";
 
 /// The bytes of a header.
 pub(crate) fn header(id: StoreId, first: Revision, size: u64, previous: u32) -> [u8; HEADER] {
@@ -63,13 +63,13 @@ impl Segment {
         let bytes = Bytes::from(std::fs::read(path).map_err(|source| StoreError::io("read", path, &source))?);
         let mut segment = Self::open(path, &bytes)?;
         while let Some(head) = frame::head_at(segment.id, &bytes, segment.end as usize) {
-            if head.previous != segment.crc || head.first != segment.next {
+            if head.previous != segment.crc || head.commits.first != segment.next {
                 break;
             }
             let start = segment.end as usize + frame::HEAD;
-            let behind = segment.next.0 + u64::from(head.count);
+            let behind = segment.next.0 + u64::from(head.commits.count);
             if behind > after.0.saturating_add(1) {
-                let commits = frame::decode(&bytes.slice(start..start + head.length), head.count)
+                let commits = frame::decode(&bytes.slice(start..start + head.length), head.commits.count)
                     .ok_or_else(|| StoreError::corrupt(path, segment.end, "frame payload"))?;
                 for (number, ops) in commits.into_iter().enumerate() {
                     each(Revision(segment.next.0 + number as u64), ops);
@@ -110,14 +110,14 @@ impl Segment {
         })
     }
 
-    /// Only one group is ever in flight: a whole frame behind a broken one means that synced bytes went bad.
+    /// A whole frame behind a broken one that was on the disk when it was written means that synced bytes went bad.
     fn look_behind(&mut self, bytes: &[u8]) {
         self.torn = bytes[self.end as usize..].iter().any(|byte| *byte != 0);
         let mut at = if self.torn { self.end as usize } else { bytes.len() };
         while let Some(found) = bytes[at.min(bytes.len())..].windows(4).position(|window| window == frame::MAGIC) {
             at += found;
-            if let Some(head) = frame::head_at(self.id, bytes, at).filter(|head| head.first >= self.next) {
-                self.later = Some(Revision(head.first.0 + u64::from(head.count) - 1));
+            if let Some(head) = frame::head_at(self.id, bytes, at).filter(|head| head.commits.floor() >= self.next) {
+                self.later = Some(Revision(head.commits.first.0 + u64::from(head.commits.count) - 1));
             }
             at += 1;
         }
@@ -177,10 +177,12 @@ pub(crate) fn frames(path: &Path, id: StoreId, mut each: impl FnMut(Revision, Ve
             continue;
         };
         let start = at + frame::HEAD;
-        for (number, ops) in
-            frame::decode(&bytes.slice(start..start + head.length), head.count).into_iter().flatten().enumerate()
+        for (number, ops) in frame::decode(&bytes.slice(start..start + head.length), head.commits.count)
+            .into_iter()
+            .flatten()
+            .enumerate()
         {
-            each(Revision(head.first.0 + number as u64), ops);
+            each(Revision(head.commits.first.0 + number as u64), ops);
         }
         at = start + head.length;
     }

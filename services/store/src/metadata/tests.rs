@@ -298,7 +298,8 @@ async fn a_torn_tail_is_dropped_and_a_shortened_file_is_not_one() {
         segment.end as usize
     };
     let mut bytes = std::fs::read(&last).unwrap();
-    let (frame, _) = frame::frame(frame::StoreId(1), 0, Revision(301), 1, &[7; 300]);
+    let (frame, _) =
+        frame::frame(frame::StoreId(1), 0, frame::Commits { first: Revision(301), count: 1, lag: 0 }, &[7; 300]);
     bytes[end..end + 200].copy_from_slice(&frame[..200]);
     std::fs::write(&last, &bytes).unwrap();
     let (store, report) = open(folder.path(), small());
@@ -312,6 +313,50 @@ async fn a_torn_tail_is_dropped_and_a_shortened_file_is_not_one() {
     let (store, report) = open(folder.path(), small());
     assert!(report.healed.is_some_and(|why| why.contains("lost its end")), "healed from the index");
     assert_eq!(text(&store, "z").await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_for_nothing_is_seen_at_once_and_told_when_the_disk_has_it() {
+    let folder = folder();
+    let (store, _) = open(folder.path(), small());
+    let mut told = store.watch();
+    store.commit_soon(vec![put("soon", "1"), event("/a")]).await.unwrap();
+    assert_eq!(text(&store, "soon").await.unwrap(), "1");
+    assert_eq!(told.next().await, Some(Revision(1)), "synced by the indexer at the latest");
+    assert_eq!(store.events(Cursor::default(), 10).await.unwrap().len(), 1);
+    store.commit_soon(vec![event("/b")]).await.unwrap();
+    store.commit(vec![put("late", "2"), event("/c")]).await.unwrap();
+    let events = store.events(Cursor::default(), 10).await.unwrap();
+    let places: Vec<_> = events.iter().map(|event| event.cursor.to_string()).collect();
+    assert_eq!(places, ["1.0", "2.0", "3.0"], "in order, and all that came before a durable one with it");
+    drop(store);
+    let (store, report) = open(folder.path(), small());
+    assert!(report.healed.is_none() && !report.torn, "{report:?}");
+    assert_eq!((text(&store, "soon").await.unwrap(), store.revision()), ("1".into(), Revision(3)));
+}
+
+/// A power cut may keep a later page and lose an earlier one.
+#[tokio::test]
+async fn a_hole_among_unsynced_commits_is_a_torn_tail_and_one_among_synced_ones_is_damage() {
+    for lag in [1, 0] {
+        let folder = folder();
+        fill(folder.path()).await;
+        let last = segments(folder.path()).pop().unwrap();
+        let segment = Segment::read(&last, Revision(u64::MAX), |_, _| {}).unwrap();
+        let mut bytes = std::fs::read(&last).unwrap();
+        let lost = frame::Commits { first: segment.next, count: 1, lag: 0 };
+        let mut payload = Vec::new();
+        frame::encode(&[put("x", "1")], &mut payload);
+        let (hole, crc) = frame::frame(segment.id, segment.crc, lost, &payload);
+        let kept = frame::Commits { first: Revision(segment.next.0 + 1), count: 1, lag };
+        let (kept, _) = frame::frame(segment.id, crc, kept, &payload);
+        let at = segment.end as usize + hole.len();
+        bytes[at..at + kept.len()].copy_from_slice(&kept);
+        std::fs::write(&last, &bytes).unwrap();
+        let found = Segment::read(&last, Revision(u64::MAX), |_, _| {}).unwrap();
+        assert!(found.torn);
+        assert_eq!(found.later.is_none(), lag == 1, "{found:?}");
+    }
 }
 
 /// A small tmpfs of its own; `None` without the right to mount.

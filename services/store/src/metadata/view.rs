@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use crated_core::{Cursor, Revision, Stored};
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 use super::error::Result;
 use super::index::Index;
@@ -43,6 +45,10 @@ pub(crate) struct Durable {
     recent: VecDeque<(Cursor, Bytes)>,
     recent_bytes: usize,
     recent_from: Cursor,
+    /// What is written behind `revision` and not known to be on the disk: the segment and the newest revision.
+    unsynced: Option<(Arc<File>, Revision)>,
+    /// Its events: nobody is told of them before the disk has them, so that a cursor never names what a power cut took.
+    pending: VecDeque<(Cursor, Bytes)>,
 }
 
 impl Durable {
@@ -53,8 +59,31 @@ impl Durable {
         Self { revision, oldest, segments, recent_from, ..Self::default() }
     }
 
-    /// Adds an event that is durable.
-    pub(crate) fn push(&mut self, cursor: Cursor, event: Bytes) {
+    /// Adds commits up to `revision` that are written to `file` and not yet synced.
+    pub(crate) fn wrote(&mut self, file: Arc<File>, revision: Revision, events: Vec<(Cursor, Bytes)>) {
+        self.unsynced = Some((file, revision));
+        self.pending.extend(events);
+    }
+
+    /// Everything up to `revision` is on the disk, these `events` of the newest commits included; whether there are events to tell of.
+    pub(crate) fn synced(&mut self, revision: Revision, events: Vec<(Cursor, Bytes)>) -> bool {
+        if revision <= self.revision {
+            return false;
+        }
+        self.revision = revision;
+        if self.unsynced.as_ref().is_some_and(|(_, newest)| *newest <= revision) {
+            self.unsynced = None;
+        }
+        let behind = self.pending.partition_point(|(cursor, _)| cursor.revision <= revision);
+        let told: Vec<_> = self.pending.drain(..behind).chain(events).collect();
+        let any = !told.is_empty();
+        for (cursor, event) in told {
+            self.push(cursor, event);
+        }
+        any
+    }
+
+    fn push(&mut self, cursor: Cursor, event: Bytes) {
         self.recent_bytes += event.len() + 64;
         self.recent.push_back((cursor, event));
         while self.recent_bytes > RECENT_BYTES {
@@ -87,6 +116,10 @@ pub(crate) struct Shared {
     pub health: Mutex<Option<String>>,
     /// See [`Durable`].
     pub durable: Mutex<Durable>,
+    /// Wakes those that follow events.
+    pub newest: watch::Sender<Revision>,
+    /// Why the log can no longer be written: a sync beside the writer failed.
+    pub log_bad: Mutex<Option<String>>,
 }
 
 /// Locks; a poisoned lock means a panic elsewhere, the data are whole.
@@ -98,7 +131,10 @@ impl Shared {
     /// Readers' view of an opened store.
     pub(crate) fn new(index: Index, durable: Durable) -> Self {
         let health = (!index.is_sled()).then(|| "the index is in memory: sled cannot be used".to_owned());
+        let newest = watch::channel(durable.revision).0;
         Self {
+            newest,
+            log_bad: Mutex::default(),
             view: RwLock::default(),
             index: RwLock::new(Arc::new(index)),
             applying: Mutex::default(),
@@ -106,6 +142,25 @@ impl Shared {
             health: Mutex::new(health),
             durable: Mutex::new(durable),
         }
+    }
+
+    /// Waits until the disk has all that was written when this was called.
+    ///
+    /// # Errors
+    /// The sync's: what the disk holds is unknown then, and the log must not be written any more.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        let Some((file, revision)) = lock(&self.durable).unsynced.clone() else { return Ok(()) };
+        file.sync_data()?;
+        let any = lock(&self.durable).synced(revision, Vec::new());
+        if any {
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// Wakes those that follow events.
+    pub(crate) fn tell(&self) {
+        self.newest.send_replace(lock(&self.durable).revision);
     }
 
     /// The index that serves now.
@@ -179,6 +234,11 @@ impl Shared {
                 *lock(&self.applying) = Some(Instant::now());
                 (Arc::clone(&view.frozen), view.revision)
             };
+            // The index never runs ahead of what the disk has of the log.
+            if let Err(source) = self.sync() {
+                *lock(&self.log_bad) = Some(format!("the log could not be synced: {source}"));
+                return; // what is frozen stays readable; a restart reads what the disk has
+            }
             let ended = self.apply(number, (&changes, revision), woken, open);
             let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
             if view.indexer != number {

@@ -13,12 +13,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Options;
 use super::active::{self, Active, Plan};
 use super::error::{Result, StoreError, is_full};
-use super::frame::{self, StoreId};
+use super::frame::{self, Commits, StoreId};
 use super::index::{Index, Opener};
 use super::seal::seal;
 use super::segment::HEADER;
@@ -39,6 +39,8 @@ pub(crate) type Answer = oneshot::Sender<Result<Revision>>;
 pub(crate) struct Request {
     /// Its operations.
     pub ops: Vec<Op>,
+    /// Whether its answer waits for the disk.
+    pub durable: bool,
     /// For the collector: refused where one of these keys was referred to since the collection began.
     pub untouched: Vec<Vec<u8>>,
     /// Its answer.
@@ -72,8 +74,6 @@ pub(crate) struct Writer {
     pub shared: Arc<Shared>,
     /// References made while a collection runs.
     pub touched: Arc<Touched>,
-    /// Wakes those that follow events.
-    pub newest: watch::Sender<Revision>,
     /// The store's number.
     pub id: StoreId,
     /// Segments: first revision, file, bytes.
@@ -102,6 +102,7 @@ struct Judged<'a> {
     verdicts: Vec<Result<Revision>>,
     passed: Vec<(Revision, &'a [Op])>,
     payload: Vec<u8>,
+    durable: bool,
     index_bad: Option<String>,
 }
 
@@ -123,7 +124,6 @@ impl Writer {
             opener,
             shared: Arc::new(shared),
             touched: Arc::default(),
-            newest: watch::channel(Revision(next.0 - 1)).0,
             id,
             segments: Vec::new(),
             next,
@@ -200,6 +200,10 @@ impl Writer {
         if self.options.crash.dead() {
             self.dead.get_or_insert_with(|| "crash point".into());
         }
+        let bad = lock(&self.shared.log_bad).take();
+        if let Some(why) = bad {
+            self.stop(why);
+        }
         if let Some(why) = &self.dead {
             for request in group {
                 let _ = request.answer.send(Err(StoreError::ReadOnly { why: why.clone() }));
@@ -213,9 +217,9 @@ impl Writer {
         let judged = self.judge(&group);
         let failed = match judged.passed.is_empty() {
             true => None,
-            false => match self.write(&judged.payload, judged.passed.len() as u32) {
+            false => match self.write(&judged.payload, judged.passed.len() as u32, judged.durable) {
                 Ok(()) => {
-                    self.show(&judged.passed);
+                    self.show(&judged.passed, judged.durable);
                     None
                 }
                 Err(error) => Some(error),
@@ -268,6 +272,7 @@ impl Writer {
             self.touched.note(&request.ops);
             frame::encode(&request.ops, &mut judged.payload);
             judged.passed.push((revision, &request.ops));
+            judged.durable |= request.durable;
         }
         judged
     }
@@ -304,13 +309,17 @@ impl Writer {
         None
     }
 
-    /// Shows durable commits to readers.
-    fn show(&mut self, passed: &[(Revision, &[Op])]) {
-        let mut events: Vec<(Cursor, Bytes)> = Vec::new();
+    /// Shows written commits to readers, and where they are `durable` their events with all that waited.
+    fn show(&mut self, passed: &[(Revision, &[Op])], durable: bool) {
+        let newest = Revision(self.next.0 + passed.len() as u64 - 1);
+        let mut events = events(passed);
+        if !durable && let Some(active) = &self.active {
+            // before the view: what the indexer takes from there it has synced by this
+            lock(&self.shared.durable).wrote(active.file(), newest, std::mem::take(&mut events));
+        }
         {
             let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
             for (revision, ops) in passed {
-                let mut index = 0;
                 for op in *ops {
                     match op {
                         Op::Put(key, value) => {
@@ -321,11 +330,7 @@ impl Writer {
                             view.bytes += key.len();
                             view.current.insert(key.clone(), None);
                         }
-                        Op::Event(value) => {
-                            events.push((Cursor { revision: *revision, index }, value.clone()));
-                            index += 1;
-                        }
-                        Op::Expect(..) => {}
+                        Op::Event(_) | Op::Expect(..) => {}
                     }
                 }
                 view.revision = *revision;
@@ -333,17 +338,8 @@ impl Writer {
         }
         let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
         self.next.0 += passed.len() as u64;
-        let newest = Revision(self.next.0 - 1);
-        let any = !events.is_empty();
-        {
-            let mut durable = lock(&self.shared.durable);
-            durable.revision = newest;
-            for (cursor, event) in events {
-                durable.push(cursor, event);
-            }
-        }
-        if any {
-            self.newest.send_replace(newest);
+        if durable && lock(&self.shared.durable).synced(newest, events) {
+            self.shared.tell();
         }
     }
 
@@ -360,14 +356,16 @@ impl Writer {
         if self.options.snapshot_every > 0 { self.options.snapshot_every } else { 4 * self.options.segment }
     }
 
-    /// Writes one frame and waits for the disk.
-    fn write(&mut self, payload: &[u8], count: u32) -> Result<()> {
+    /// Writes one frame and, where it is to be `durable`, waits for the disk.
+    fn write(&mut self, payload: &[u8], count: u32, durable: bool) -> Result<()> {
         if self.active.as_ref().is_none_or(|active| active.room() < payload.len() as u64) {
             self.rotate(payload.len())?;
         }
+        let behind = self.next.0 - 1 - lock(&self.shared.durable).revision.0;
+        let commits = Commits { first: self.next, count, lag: u32::try_from(behind).unwrap_or(u32::MAX) };
         let active = self.active.as_mut().expect("made just now");
         let before = active.used();
-        match active.append(self.next, count, payload, &self.options.crash) {
+        match active.append(commits, payload, durable, &self.options.crash) {
             Ok(()) => {
                 self.crc = active.crc();
                 self.since_snapshot += active.used() - before;
@@ -389,6 +387,12 @@ impl Writer {
     }
 
     fn rotate(&mut self, payload: usize) -> Result<()> {
+        // A segment is on the disk before the next one begins: only the last may have lost its end.
+        if let Err(source) = self.shared.sync() {
+            let why = format!("the log could not be synced: {source}");
+            self.stop(why.clone());
+            return Err(StoreError::ReadOnly { why });
+        }
         let size = self.options.segment.max((HEADER + frame::HEAD + payload) as u64);
         let plan = Plan { id: self.id, first: self.next, previous: self.crc, size };
         let active = Active::create(&self.folder.join("log"), plan, &self.options.crash).map_err(|error| {
@@ -423,6 +427,17 @@ impl Writer {
             }
         }));
     }
+}
+
+/// The events of commits, with their places.
+fn events(passed: &[(Revision, &[Op])]) -> Vec<(Cursor, Bytes)> {
+    let mut found = Vec::new();
+    for (revision, ops) in passed {
+        let events = ops.iter().filter_map(|op| if let Op::Event(event) = op { Some(event) } else { None });
+        let placed = events.zip(0..).map(|(event, index)| (Cursor { revision: *revision, index }, event.clone()));
+        found.extend(placed);
+    }
+    found
 }
 
 /// Whether a commit only takes away.

@@ -134,9 +134,9 @@ fn frames_before(segment: &[u8], damage: &Damage) -> Option<usize> {
     let mut at = HEADER;
     let mut newest = u64::from_le_bytes(segment[16..24].try_into().unwrap()) as usize - 1;
     let (mut held, mut last) = (newest, at);
-    while segment.get(at..at + 4) == Some(b"GRP2") {
+    while segment.get(at..at + 4) == Some(b"GRP3") {
         last = at;
-        let end = at + 28 + number(at + 4);
+        let end = at + 32 + number(at + 4);
         newest += number(at + 24);
         if end <= damage.start {
             held = newest;

@@ -85,7 +85,11 @@ impl Writer {
         if self.dead.is_some() || self.shared.index().is_sled() {
             return;
         }
-        match self.catch_up(&index) {
+        let caught_up = self.catch_up(&index).and_then(|()| {
+            let log = self.folder.join("log"); // the index never runs ahead of what the disk has of the log
+            self.shared.sync().map_err(|source| StoreError::io("sync", &log, &source))
+        });
+        match caught_up {
             Ok(()) => {
                 tracing::info!("the metadata index is in sled again");
                 self.shared.replace_index(index);
