@@ -136,7 +136,7 @@ impl Io {
         };
         let stdout = Target::parse(&addresses.stdout)?;
         if let Target::Own(own) = &stdout {
-            let hub = Rc::new(Hub::new(addresses.terminal, open_log(own)?, own.stdin));
+            let hub = Rc::new(Hub::new(addresses.terminal, open_log(own)?, own.stdin, own.hold));
             switchboard.add(subject.container, subject.exec, &hub)?;
             io.hub = Some(hub);
         }
@@ -285,7 +285,13 @@ impl Io {
             }
             left.one_less();
         };
-        let copy = copy::output(from, to, self.exited.subscribe(), drained);
+        let (held, exited) = (self.hub.clone(), self.exited.subscribe());
+        let copy = async move {
+            if let Some(hub) = held {
+                hub.held().await;
+            }
+            copy::output(from, to, exited, drained).await;
+        };
         self.copies.push(spawn_local(copy).abort_handle());
     }
 

@@ -41,6 +41,11 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "init") {
         runtime::init_main();
     }
+    // Half a keeper is worse than none: a dead shim is noticed, and what it left is swept.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("containerd-shim-crated-v2: {panic}");
+        std::process::abort();
+    }));
     let args = match Args::parse(std::env::args_os().skip(1)) {
         Ok(args) => args,
         Err(error) => {

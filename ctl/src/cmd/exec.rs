@@ -1,7 +1,7 @@
 //! `exec`: a further process in a running container.
 
 use crate::cmd::prelude::*;
-use crate::cmd::session::{DETACH_KEYS, End, Session, finish};
+use crate::cmd::session::{DETACH_KEYS, Session, finish};
 use crate::terminal;
 use clap::Args;
 
@@ -59,33 +59,22 @@ impl Exec {
             console_columns: columns.into(),
             console_rows: rows.into(),
             start: String::new(),
+            attach: !self.detach,
         };
         let of_run = |status| Failure::from(status).of_run();
-        let prepared = client.engine().exec(request).await.map_err(of_run)?.into_inner();
+        let started = client.engine().exec(request).await.map_err(of_run)?.into_inner();
         if self.detach {
             return Ok(0);
         }
         let session = Session {
             client,
-            container: prepared.container_id.clone(),
-            exec: prepared.id.clone(),
+            container: started.container_id,
+            exec: started.id,
             stdin: self.interactive,
             detach_keys: &self.detach_keys,
             proxy: false,
         };
-        let attached = session.attach(&prepared.attach_socket, false).await?;
-        let start = api::ExecRequest {
-            container: prepared.container_id.clone(),
-            start: prepared.id.clone(),
-            ..Default::default()
-        };
-        client.engine().exec(start).await.map_err(of_run)?;
-        let end = session.copy(attached).await?;
-        if matches!(end, End::Exit(_)) {
-            // The exit is known; the daemon forgets the exec once it was asked for.
-            let request = api::ExecWaitRequest { container: prepared.container_id, exec: prepared.id };
-            let _ = client.engine().exec_wait(request).await;
-        }
-        finish(end)
+        let attached = session.attach(&started.attach_socket, true).await?;
+        finish(session.copy(attached).await?)
     }
 }

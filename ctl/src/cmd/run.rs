@@ -88,9 +88,7 @@ impl Run {
             detach_keys: &self.detach_keys,
             proxy: self.sig_proxy,
         };
-        let attached = session.attach(&created.attach_socket, false).await?;
-        let start = api::StartRequest { container: created.id.clone(), ..api::StartRequest::default() };
-        client.engine().start(start).await.map_err(of_run)?;
+        let attached = session.attach(&created.attach_socket, true).await?;
         match session.copy(attached).await? {
             End::Exit(status) => {
                 // The shim was quicker than the daemon: what we answer holds for whoever asks next (`rm`, `ps`, the name).

@@ -3,6 +3,9 @@
 //! Between `clone3` and `execveat` the child is a copy of one thread of a busy process: locks of others may be held for
 //! ever. So all memory is prepared before, and [`child`] makes raw system calls only; a failure goes as four words into a
 //! pipe that execve closes.
+//!
+//! Copying the page tables of a large process, and tearing the copy down again, takes longer than all else. A child that
+//! waits for nobody therefore borrows our memory until it executes, on a stack of its own ([`vfork`]).
 
 use std::{
     ffi::CString,
@@ -20,6 +23,7 @@ use crate::{
 };
 
 mod child;
+mod vfork;
 
 /// What to spawn and where.
 #[derive(Debug)]
@@ -138,7 +142,12 @@ pub fn spawn(request: &Spawn<'_>) -> Result<Child> {
     let first = request.namespaces.without(second);
     let (pid, pidfd) = {
         let _home = request.pid_namespace.map(PidNamespace::enter).transpose()?;
-        clone(first, request.cgroup, &prepared)?
+        // One that is born inside of a container gets a copy: who is in there must not reach our memory through it.
+        let borrows = request.namespaces.is_empty()
+            && request.pid_namespace.is_none()
+            && request.user_namespace.is_none()
+            && request.gate.is_none();
+        clone(first, request.cgroup, &prepared, borrows)?
     };
     drop(report);
     let mut started = Child { pid, pidfd, failures: File::from(failures) };
@@ -161,7 +170,12 @@ impl Child {
     }
 }
 
-fn clone(kinds: Kinds, cgroup: Option<BorrowedFd<'_>>, prepared: &child::Prepared<'_>) -> Result<(i32, OwnedFd)> {
+fn clone(
+    kinds: Kinds,
+    cgroup: Option<BorrowedFd<'_>>,
+    prepared: &child::Prepared<'_>,
+    borrows: bool,
+) -> Result<(i32, OwnedFd)> {
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
         flags: kinds.0 | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -174,13 +188,19 @@ fn clone(kinds: Kinds, cgroup: Option<BorrowedFd<'_>>, prepared: &child::Prepare
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     let blocked = signal::Blocked::all();
-    // SAFETY: no stack is given, so the child runs on a copy of ours (no CLONE_VM); it enters `child::run`, which makes
-    // raw system calls on memory prepared here and never returns.
-    let pid = unsafe { raw::call(libc::SYS_clone3, [&raw const args as usize, size_of::<CloneArgs>(), 0, 0, 0, 0]) };
-    if pid == Ok(0) {
-        // SAFETY: we are the child; all pointers in `prepared` were made by the parent and are copied with its memory.
-        unsafe { child::run(prepared) }
-    }
+    let pid = if borrows && vfork::OFFERED {
+        vfork::clone(args, prepared)
+    } else {
+        let words = [&raw const args as usize, size_of::<CloneArgs>(), 0, 0, 0, 0];
+        // SAFETY: no stack is given, so the child runs on a copy of ours (no CLONE_VM); it enters `child::run`, which makes
+        // raw system calls on memory prepared here and never returns.
+        let pid = unsafe { raw::call(libc::SYS_clone3, words) };
+        if pid == Ok(0) {
+            // SAFETY: we are the child; all pointers in `prepared` were made by the parent and are copied with its memory.
+            unsafe { child::run(prepared) }
+        }
+        pid
+    };
     drop(blocked);
     let pid = pid.of("clone3", || format!("namespaces {:#x}, cgroup {}", kinds.0, cgroup.is_some()))?;
     // SAFETY: CLONE_PIDFD stored a fresh descriptor there.
@@ -235,7 +255,7 @@ impl Holder {
             session: false,
             report: -1,
         };
-        let (pid, pidfd) = clone(kinds, None, &prepared)?;
+        let (pid, pidfd) = clone(kinds, None, &prepared, false)?;
         Ok(Holder { pid, pidfd, _gate: gate })
     }
 

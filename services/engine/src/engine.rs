@@ -4,9 +4,9 @@ use crated_core::{
     ContainerStore, ContentStore, EventLog, ImagePuller, ImageStore, LeaseStore, MetadataStore, Snapshotter,
     TaskManager,
 };
-use crated_types::{Error, Fault, Kind, Namespace, Platform, Result, Scope};
+use crated_types::{ContainerId, Error, ExecId, Fault, Kind, Namespace, Platform, Result, Scope};
 use futures::stream::BoxStream;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -85,6 +85,8 @@ pub struct Engine {
     pub(crate) slots: Slots,
     /// Steps so far of execs that wait for their start, by container and exec.
     pub(crate) prepared: Mutex<HashMap<(String, String), Trace>>,
+    /// How the last execs ended.
+    pub(crate) exec_ends: Mutex<VecDeque<((ContainerId, ExecId), crated_core::Exit)>>,
     pub(crate) closing: CancellationToken,
     pub(crate) started_at: SystemTime,
     pub(crate) platform: Platform,
@@ -99,6 +101,7 @@ impl Engine {
             journal,
             slots: Slots::default(),
             prepared: Mutex::default(),
+            exec_ends: Mutex::default(),
             closing: CancellationToken::new(),
             started_at: SystemTime::now(),
             platform: Platform::host(),

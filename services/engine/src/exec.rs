@@ -1,5 +1,5 @@
-//! Exec: a further process in a running container. Prepared first, so that a client can attach before it runs; started by a
-//! second call, or at once where nobody attaches.
+//! Exec: a further process in a running container. It is started at once, its output held for a client that attaches then; or
+//! prepared, and started by a second call.
 
 use crated_api::crated::engine::v1::{ExecRequest, ExecResponse, ExecWaitRequest, ResizeRequest, WaitResponse};
 use crated_core::{Exec, Stdio, Task};
@@ -7,17 +7,19 @@ use crated_spec::{ExecOptions, exec_process};
 use crated_types::{ContainerId, Error, ExecId, Fault, Kind, Result, Scope};
 use oci_spec::runtime::Spec;
 use prost_types::Any;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::engine::Engine;
 use crate::journal::{Kinds, Open};
 use crate::lookup::Found;
 use crate::names::random_id;
 use crate::record::ExecArguments;
-use crate::start::attach_socket;
+use crate::start::{HOLD, attach_socket};
 
-/// What identifiers of execs begin with that nobody waits for: the watcher forgets them at their end.
-pub(crate) const DETACHED: &str = "d-";
+/// What identifiers of execs begin with that are started at once: the watcher forgets them at their end.
+pub(crate) const AT_ONCE: &str = "x-";
+/// Ends of execs that are remembered for those who ask late.
+const ENDS: usize = 1024;
 /// Type of an OCI process in an `Any`, as containerd registers it.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
@@ -43,12 +45,20 @@ impl Engine {
     }
 
     async fn exec_new(self: &Arc<Self>, scope: &Scope, found: &Found, request: ExecRequest) -> Result<ExecResponse> {
-        let (task, pid) = self.running(scope, found).await?;
+        let (task, pid) = match &found.life {
+            // Where it has ended meanwhile the shim says so.
+            Some(life) if life.running && life.pid != 0 => {
+                let task = self.task(scope, &found.id).await?;
+                (task.ok_or_else(|| crate::engine::not_running(found.id.as_str()))?, life.pid)
+            }
+            _ => self.running(scope, found).await?,
+        };
         if found.life.as_ref().is_some_and(|life| life.paused) {
             return Err(Error::precondition(Kind::Container, found.name(), "is paused")
                 .remedy_is("let it go on: `cratectl unpause`"));
         }
-        let prefix = if request.detach { DETACHED } else { "" };
+        let at_once = request.detach || request.attach;
+        let prefix = if at_once { AT_ONCE } else { "" };
         let id = ExecId::new(&format!("{prefix}{}", random_id()?))?;
         let stdio = exec_stdio(&request);
         let arguments = ExecArguments { exec: id.to_string() };
@@ -57,13 +67,13 @@ impl Engine {
         let answer = async {
             let process = open.step("process", self.exec_process(found, pid, &request)).await?;
             open.step("exec", task.exec(Exec { id: id.clone(), process, stdio })).await?;
-            let pid = if request.detach { self.exec_run(&mut open, &*task, &id).await? } else { 0 };
+            let pid = if at_once { self.exec_run(&mut open, &*task, &id).await? } else { 0 };
             Ok(pid)
         }
         .await;
         match answer {
             Ok(pid) => {
-                if !request.detach {
+                if !at_once {
                     self.prepared().insert((found.id.to_string(), id.to_string()), open.trace);
                 }
                 Ok(exec_answer(found, &*task, &id, pid))
@@ -160,15 +170,40 @@ impl Engine {
         let found = self.find(scope, &request.container).await?;
         let exec = ExecId::new(&request.exec)?;
         let unknown = || Error::not_found(Kind::Exec, &request.exec);
+        let ended = |end: crated_core::Exit| WaitResponse {
+            status: end.status,
+            exited_at: Some(end.at.into()),
+            ..WaitResponse::default()
+        };
         let task = self.task(scope, &found.id).await?.ok_or_else(unknown)?;
-        let exit = task.wait(Some(&exec)).await?;
+        let exit = match task.wait(Some(&exec)).await {
+            Ok(exit) => exit,
+            Err(error) => return self.exec_end(&found.id, &exec).map(ended).ok_or(error),
+        };
+        if exec.as_str().starts_with(AT_ONCE) {
+            return Ok(ended(exit)); // the watcher forgets it
+        }
         match task.delete(Some(&exec)).await {
             Err(error) if !error.is_not_found() => {
                 tracing::warn!(container = %found.id, %exec, %error, "an ended exec was not forgotten");
             }
             _ => {}
         }
-        Ok(WaitResponse { status: exit.status, exited_at: Some(exit.at.into()), ..WaitResponse::default() })
+        Ok(ended(exit))
+    }
+
+    /// Remembers how an exec ended that is being forgotten.
+    pub(crate) fn note_exec_end(&self, id: &ContainerId, exec: &ExecId, end: crated_core::Exit) {
+        let mut ends = self.exec_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() >= ENDS {
+            ends.pop_front();
+        }
+        ends.push_back(((id.clone(), exec.clone()), end));
+    }
+
+    fn exec_end(&self, id: &ContainerId, exec: &ExecId) -> Option<crated_core::Exit> {
+        let ends = self.exec_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.iter().rev().find(|((container, known), _)| container == id && known == exec).map(|(_, end)| end.clone())
     }
 
     /// Sets the size of the terminal of a container or of an exec.
@@ -184,7 +219,10 @@ fn exec_stdio(request: &ExecRequest) -> Stdio {
     if request.detach {
         return Stdio { terminal: request.terminal, ..Stdio::default() };
     }
-    let address = format!("crated://?stdin={}", if request.stdin { "once" } else { "none" });
+    let mut address = format!("crated://?stdin={}", if request.stdin { "once" } else { "none" });
+    if request.attach {
+        address.push_str(HOLD);
+    }
     Stdio {
         stdin: if request.stdin { address.clone() } else { String::new() },
         stderr: if request.terminal { String::new() } else { address.clone() },

@@ -55,13 +55,13 @@ impl Engine {
         }))
     }
 
-    /// Makes a container and starts it; with `attach` only its task is made, and the client starts it once it is attached.
+    /// Makes a container and starts it; with `attach` its output waits for the client to attach.
     ///
     /// # Errors
     /// As [`Engine::create`] and [`Engine::start`]; one that is removed at its end is removed where it cannot be started.
     ///
     /// # Cancel safety
-    /// Dropped, the run goes on; a task that waits for a client that went away before the answer is taken back.
+    /// Dropped, the run goes on.
     pub async fn run(self: &Arc<Self>, scope: &Scope, request: RunRequest) -> Result<Stream<RunResponse>> {
         let config = wanted(request.config)?;
         let attach = request.attach;
@@ -71,7 +71,7 @@ impl Engine {
             let slot = engine.slots.get(scope.namespace.as_str(), id.as_str());
             let started = {
                 let _turn = slot.lock().await;
-                engine.start_locked(&scope, &id, How { prepare: attach, ..How::default() }).await
+                engine.start_locked(&scope, &id, How { hold: attach, ..How::default() }).await
             };
             match started {
                 Ok(started) => {
@@ -85,10 +85,7 @@ impl Engine {
                     return Err(error);
                 }
             }
-            let told = answers.send(Ok(step(Step::Container(created)))).await;
-            if told.is_err() && attach {
-                engine.unprepare(&scope, &id, auto_remove).await;
-            }
+            let _ = answers.send(Ok(step(Step::Container(created)))).await; // who went away finds it in the list
             Ok(())
         }))
     }
@@ -132,32 +129,6 @@ impl Engine {
         let _turn = slot.lock().await;
         if let Err(error) = self.remove_locked(scope, id).await {
             tracing::error!(container = %id, %error, "a container that could not be started was not removed");
-        }
-    }
-
-    /// Takes a task back whose client went away before it knew of it.
-    async fn unprepare(self: &Arc<Self>, scope: &Scope, id: &ContainerId, auto_remove: bool) {
-        let waiting = async {
-            let slot = self.slots.get(scope.namespace.as_str(), id.as_str());
-            let _turn = slot.lock().await;
-            let life = self.life(&scope.namespace, id.as_str()).await?;
-            if !life.is_some_and(|life| life.prepared) {
-                return Ok(());
-            }
-            if auto_remove {
-                return self.remove_locked(scope, id).await;
-            }
-            if let Some(task) = self.task(scope, id).await? {
-                crate::start::end_task(&*task).await?;
-            }
-            self.change_life(&scope.namespace, id.as_str(), vec![], |life| {
-                (life.prepared, life.pid) = (false, 0);
-            })
-            .await
-            .map(drop)
-        };
-        if let Err(error) = Box::pin(waiting).await {
-            tracing::error!(container = %id, %error, "a task that nobody waits for was not taken back");
         }
     }
 }

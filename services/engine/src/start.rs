@@ -23,6 +23,8 @@ pub(crate) struct How {
     pub(crate) prepare: bool,
     /// By the restart policy.
     pub(crate) policy: bool,
+    /// Output waits for a client that is going to attach.
+    pub(crate) hold: bool,
     /// Columns and rows of the terminal; 0: the container's own.
     pub(crate) console: (u32, u32),
 }
@@ -32,8 +34,11 @@ pub(crate) fn attach_socket(task: &dyn Task) -> String {
     format!("{}{SOCKET_SUFFIX}", task.socket().display())
 }
 
+/// What makes the shim hold output back until the client has attached that was just told where: it has so many milliseconds.
+pub(crate) const HOLD: &str = "&hold=10000";
+
 /// The address that makes the shim keep the log and serve the attach socket.
-pub(crate) fn stdio(life: Option<&Life>, config: &ContainerConfig) -> Stdio {
+pub(crate) fn stdio(life: Option<&Life>, config: &ContainerConfig, hold: bool) -> Stdio {
     let Some(life) = life else { return Stdio::default() };
     let stdin = match (config.open_stdin, config.stdin_once) {
         (false, _) => "none",
@@ -45,6 +50,9 @@ pub(crate) fn stdio(life: Option<&Life>, config: &ContainerConfig) -> Stdio {
         if let Some(value) = config.log_options.get(key) {
             address.push_str(&format!("&{key}={value}"));
         }
+    }
+    if hold {
+        address.push_str(HOLD);
     }
     Stdio {
         stdin: if config.open_stdin { address.clone() } else { String::new() },
@@ -69,8 +77,11 @@ impl Engine {
     /// Dropped, the start goes on.
     pub async fn start(self: &Arc<Self>, scope: &Scope, request: StartRequest) -> Result<StartResponse> {
         let id = self.find(scope, &request.container).await?.id;
-        let how =
-            How { prepare: request.prepare, policy: false, console: (request.console_columns, request.console_rows) };
+        let how = How {
+            prepare: request.prepare,
+            console: (request.console_columns, request.console_rows),
+            ..How::default()
+        };
         let (engine, scope) = (Arc::clone(self), scope.clone());
         self.detached(async move {
             let slot = engine.slots.get(scope.namespace.as_str(), id.as_str());
@@ -233,7 +244,7 @@ impl Engine {
             id: found.id.clone(),
             spec: self.resolved_spec(scope, spec, &config, how).await?,
             rootfs,
-            stdio: stdio(found.life.as_ref(), &config),
+            stdio: stdio(found.life.as_ref(), &config, how.hold),
             runtime: record.runtime_name.clone(),
             options: record.runtime_options.clone(),
             sandbox: record.sandbox.clone(),
@@ -330,15 +341,15 @@ mod tests {
     fn the_stdio_address_says_what_the_shim_needs() {
         let life = Life { log_path: "/var/log/x-json.log".into(), ..Life::default() };
         let mut config = ContainerConfig::default();
-        let plain = stdio(Some(&life), &config);
+        let plain = stdio(Some(&life), &config, false);
         assert_eq!(plain.stdout, "crated:///var/log/x-json.log?stdin=none");
         assert_eq!((plain.stderr.as_str(), plain.stdin.as_str()), (plain.stdout.as_str(), ""));
         (config.terminal, config.open_stdin, config.stdin_once) = (true, true, true);
         config.log_options.insert("max-size".into(), "10m".into());
-        let terminal = stdio(Some(&life), &config);
-        assert_eq!(terminal.stdin, "crated:///var/log/x-json.log?stdin=once&max-size=10m");
+        let terminal = stdio(Some(&life), &config, true);
+        assert_eq!(terminal.stdin, "crated:///var/log/x-json.log?stdin=once&max-size=10m&hold=10000");
         assert!(terminal.terminal && terminal.stderr.is_empty());
-        assert_eq!(stdio(None, &config), Stdio::default());
+        assert_eq!(stdio(None, &config, true), Stdio::default());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::exec::DETACHED;
+use crate::exec::AT_ONCE;
 use crate::journal::Kinds;
 use crate::record::{Desired, Life, WATCH, WatchRecord};
 use crate::restart::{Ended, Policy};
@@ -171,7 +171,7 @@ impl Engine {
                 let (scope, id) = (scope(&event.namespace)?, ContainerId::new(&exit.container_id)?);
                 if exit.id == exit.container_id || exit.id.is_empty() {
                     async move { engine.exited(&scope, &id, exit).await }.boxed()
-                } else if exit.id.starts_with(DETACHED) {
+                } else if exit.id.starts_with(AT_ONCE) {
                     async move { engine.forget_exec(&scope, &id, &ExecId::new(&exit.id)?).await }.boxed()
                 } else {
                     return Ok(None);
@@ -258,8 +258,12 @@ impl Engine {
     async fn forget_exec(&self, scope: &Scope, id: &ContainerId, exec: &ExecId) -> Result<()> {
         let Some(task) = self.task(scope, id).await? else { return Ok(()) };
         match task.delete(Some(exec)).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
+            Ok(end) => {
+                self.note_exec_end(id, exec, end);
+                Ok(())
+            }
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

@@ -6,6 +6,7 @@
 //!                                 └▶ queue of each client ──▶ its socket
 //! client's frames ──▶ input() ──▶ pipe or terminal
 //! ```
+//! Where a client is on its way (`hold`), output waits in pipe or terminal until it is there.
 //! A client whose queue is full slows the process for a moment; one that takes nothing for [`PATIENCE`] is dropped.
 
 use super::copy::{Polled, write_all};
@@ -19,17 +20,23 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Frames that wait for a client.
 const QUEUE: usize = 16;
 /// How long a client may take nothing while the process has output.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest that output waits for a first client.
+const HOLD_MAX: Duration = Duration::from_secs(60);
 
 /// One process' streams.
 #[derive(Debug)]
 pub(crate) struct Hub {
     terminal: bool,
+    /// When output is taken though nobody has attached yet.
+    held_until: Instant,
+    arrived: watch::Sender<bool>,
     inner: RefCell<Inner>,
 }
 
@@ -68,7 +75,7 @@ pub(crate) struct Ticket {
 
 impl Hub {
     /// A hub for a process that does not run yet.
-    pub(crate) fn new(terminal: bool, log: Option<JsonLog>, stdin: Stdin) -> Self {
+    pub(crate) fn new(terminal: bool, log: Option<JsonLog>, stdin: Stdin, hold: Duration) -> Self {
         let inner = Inner {
             log,
             scrollback: Scrollback::default(),
@@ -80,7 +87,14 @@ impl Hub {
             size: None,
             exit: None,
         };
-        Self { terminal, inner: RefCell::new(inner) }
+        let held_until = Instant::now() + hold.min(HOLD_MAX);
+        Self { terminal, held_until, arrived: watch::Sender::new(hold.is_zero()), inner: RefCell::new(inner) }
+    }
+
+    /// Waits for the first client, for as long as output is held for it.
+    pub(crate) async fn held(&self) {
+        let mut arrived = self.arrived.subscribe();
+        let _ = tokio::time::timeout_at(self.held_until, arrived.wait_for(|there| *there)).await;
     }
 
     /// Gives it the writing end of standard input.
@@ -175,6 +189,7 @@ impl Hub {
 
     /// Lets a client in, with what it missed; after the exit it gets that as well, and its queue ends.
     pub(crate) fn attach(&self, hello: Hello) -> Ticket {
+        self.arrived.send_replace(true);
         let mut inner = self.inner.borrow_mut();
         inner.last += 1;
         let number = inner.last;
@@ -318,7 +333,7 @@ mod tests {
     #[test]
     fn a_late_client_gets_what_was_and_the_exit() {
         run(async {
-            let hub = Hub::new(false, None, Stdin::Open);
+            let hub = Hub::new(false, None, Stdin::Open, Duration::ZERO);
             hub.output(Stream::Stdout, b"before").await;
             let mut early = hub.attach(hello());
             assert_eq!(early.first[1].as_ref(), attach::frame(FrameType::Stdout, b"before"));
@@ -335,9 +350,27 @@ mod tests {
     }
 
     #[test]
+    fn output_is_held_for_the_first_client_and_not_for_ever() {
+        run(async {
+            let hold = Duration::from_secs(5);
+            let hub = Hub::new(false, None, Stdin::Open, hold);
+            let begun = Instant::now();
+            hub.held().await;
+            assert_eq!(begun.elapsed(), hold, "nobody came");
+            let hub = Hub::new(false, None, Stdin::Open, hold);
+            let begun = Instant::now();
+            tokio::join!(hub.held(), async {
+                tokio::time::sleep(hold / 5).await;
+                drop(hub.attach(hello()));
+            });
+            assert_eq!(begun.elapsed(), hold / 5);
+        });
+    }
+
+    #[test]
     fn a_client_that_takes_nothing_is_dropped() {
         run(async {
-            let hub = Hub::new(false, None, Stdin::Open);
+            let hub = Hub::new(false, None, Stdin::Open, Duration::ZERO);
             let stuck = hub.attach(hello());
             let mut other = hub.attach(hello());
             for _ in 0..QUEUE + 2 {

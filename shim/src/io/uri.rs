@@ -1,6 +1,7 @@
 //! Addresses of standard streams: a path, `file://`, `binary://`, `binary-v2://`, or our own `crated://`.
 
 use crated_types::{Error, Fault, Result};
+use std::time::Duration;
 
 /// What an address means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub(crate) struct Program {
     pub(crate) says_ready: bool,
 }
 
-/// What `crated://PATH?max-size=10m&max-file=3&stdin=once` asks for.
+/// What `crated://PATH?max-size=10m&max-file=3&stdin=once&hold=5000` asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Own {
     /// The log; empty for none.
@@ -36,6 +37,8 @@ pub(crate) struct Own {
     /// Log files, the live one too; at least 1.
     pub(crate) max_files: u32,
     pub(crate) stdin: Stdin,
+    /// How long output may wait for a first client before it is taken without one (given in milliseconds).
+    pub(crate) hold: Duration,
 }
 
 /// When standard input ends.
@@ -100,6 +103,7 @@ impl Own {
         let bad = || Error::invalid("stdout", format_args!("{key}={value:?} is not understood"));
         match key {
             "max-size" => self.max_size = bytes(value).ok_or_else(bad)?,
+            "hold" => self.hold = value.parse().map(Duration::from_millis).map_err(|_| bad())?,
             "max-file" => self.max_files = value.parse().ok().filter(|files| *files > 0).ok_or_else(bad)?,
             "stdin" => {
                 self.stdin = match value {
@@ -160,15 +164,24 @@ mod tests {
         let program =
             Program { path: "/p".into(), arguments: ["k", "v", "x"].map(String::from).into(), says_ready: false };
         assert_eq!(Target::parse("binary:///p?k=v&x").unwrap(), Target::Binary(program));
-        let own = Own { log: "/l".into(), max_size: 10 << 20, max_files: 3, stdin: Stdin::Once };
-        assert_eq!(Target::parse("crated:///l?stdin=once&max-size=10m&max-file=3").unwrap(), Target::Own(own));
+        let hold = Duration::from_millis(1500);
+        let own = Own { log: "/l".into(), max_size: 10 << 20, max_files: 3, stdin: Stdin::Once, hold };
+        let address = "crated:///l?stdin=once&max-size=10m&max-file=3&hold=1500";
+        assert_eq!(Target::parse(address).unwrap(), Target::Own(own));
         let none = Own { max_files: 1, ..Own::default() };
         assert_eq!(Target::parse("crated://").unwrap(), Target::Own(none));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        for bad in ["http://x", "crated:///l?max-size=x", "crated:///l?max-file=0", "crated:///l?y=1", "file:///%g"] {
+        for bad in [
+            "http://x",
+            "crated:///l?max-size=x",
+            "crated:///l?max-file=0",
+            "crated:///l?y=1",
+            "crated:///l?hold=-1",
+            "file:///%g",
+        ] {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
     }

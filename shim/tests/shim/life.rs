@@ -191,7 +191,7 @@ async fn without_a_pid_namespace_nothing_outlives_init() {
         }
     })
     .await;
-    assert!(pids.processes.len() <= 2);
+    assert!(pids.processes.len() <= 3, "two that sleep long, and one that may still sleep its 10 ms");
     shim.shutdown().await;
 }
 

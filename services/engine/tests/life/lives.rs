@@ -158,7 +158,7 @@ async fn a_start_that_is_refused_says_why_and_leaves_no_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attached_run_waits_for_its_client_and_goes_when_it_ends() {
+async fn an_attached_run_holds_its_output_for_the_client_and_goes_when_it_ends() {
     let host = Host::new();
     let daemon = host.daemon().await;
     let mut config = wish("web");
@@ -166,14 +166,13 @@ async fn an_attached_run_waits_for_its_client_and_goes_when_it_ends() {
     let run = RunRequest { config: Some(config), attach: true };
     let created = container(daemon.engine.run(&scope(), run).await.unwrap()).await.unwrap();
     assert_eq!(created.attach_socket, format!("/run/fake/{}.attach", created.id));
-    assert_eq!(daemon.status(&created.id), Some(ProcessStatus::Created));
+    assert_eq!(daemon.status(&created.id), Some(ProcessStatus::Running));
     let attach = daemon.engine.attach(&scope(), ContainerRequest { container: "web".into() }).await.unwrap();
-    assert!(!attach.running && attach.socket == created.attach_socket);
+    assert!(attach.running && attach.socket == created.attach_socket);
     let waiting = {
         let engine = daemon.engine.clone();
         tokio::spawn(async move { engine.wait(&scope(), WaitRequest { container: "web".into(), removed: true }).await })
     };
-    daemon.start("web").await.unwrap();
     daemon.tasks.end(&created.id, 42, 1).await;
     assert_eq!(waiting.await.unwrap().unwrap().status, 42);
     assert_eq!(host.traces(), Vec::<String>::new());
@@ -297,7 +296,7 @@ async fn execs_are_prepared_started_and_forgotten() {
     *lock(&host.shims.refuse) = Some(Fault::CommandNotFound);
     let detached = ExecRequest { detach: true, ..request() };
     assert_eq!(daemon.engine.exec(&scope(), detached.clone()).await.unwrap_err().fault(), Fault::CommandNotFound);
-    assert!(daemon.engine.exec(&scope(), detached).await.unwrap().id.starts_with("d-"));
+    assert!(daemon.engine.exec(&scope(), detached).await.unwrap().id.starts_with("x-"));
     assert_eq!(lock(&host.shims.map)[&created.id].execs.len(), 2, "the refused one is gone");
     daemon.stop().await;
 }

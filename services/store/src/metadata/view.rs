@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -17,6 +17,10 @@ use super::seal::{Changes, unseal};
 
 /// Bytes of events that are kept in memory for subscribers that are nearly up to date.
 const RECENT_BYTES: usize = 2 << 20;
+/// How long a commit that waits for nothing may stay unsynced, about.
+const UNSYNCED: Duration = Duration::from_millis(10);
+/// How long changes gather before they go to the index: each batch costs it two syncs.
+const BATCH: Duration = Duration::from_millis(100);
 
 /// Changes on their way into the index: `current` grows, `frozen` is being applied.
 #[derive(Default)]
@@ -220,12 +224,18 @@ impl Shared {
         view.indexer
     }
 
-    /// The indexer: moves durable changes into the index, behind the answers, in batches of about 10 ms.
+    /// The indexer: moves durable changes into the index, behind the answers, in batches of [`BATCH`].
     pub(crate) fn run_indexer(&self, number: u64, woken: &Mutex<Receiver<()>>) {
         loop {
-            let open = lock(woken).recv().is_ok();
+            let mut open = lock(woken).recv().is_ok();
             if open {
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(UNSYNCED);
+                let until = Instant::now() + BATCH;
+                // What failed here is met again below.
+                while self.sync().is_ok() && open && Instant::now() < until {
+                    let left = until.saturating_duration_since(Instant::now()).min(UNSYNCED);
+                    open = !matches!(lock(woken).recv_timeout(left), Err(RecvTimeoutError::Disconnected));
+                }
             }
             let (changes, revision) = {
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
