@@ -24,3 +24,18 @@ pub fn loopback_up() -> Result<()> {
     let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     Errno::result(set).map(drop).of("ioctl", || "SIOCSIFFLAGS, lo up")
 }
+
+/// A socket of a transport (`IPPROTO_TCP`, `_UDP`, `_SCTP`) bound to an address, not listening. With `both`, a socket of IPv6
+/// takes the port of IPv4, too.
+pub fn bind(protocol: u8, address: std::net::SocketAddr, both: bool) -> Result<std::os::fd::OwnedFd> {
+    let name = || format!("{address}, protocol {protocol}");
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let kind = if i32::from(protocol) == libc::IPPROTO_UDP { SocketType::DGRAM } else { SocketType::STREAM };
+    let number = std::num::NonZeroU32::new(u32::from(protocol)).map(rustix::net::Protocol::from_raw);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, number).of("socket", name)?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, !both).of("setsockopt", || "IPV6_V6ONLY")?;
+    }
+    rustix::net::bind(&socket, &address).of("bind", name)?;
+    Ok(socket)
+}
