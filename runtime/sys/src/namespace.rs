@@ -78,7 +78,7 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
 /// The kind of an open namespace.
 pub fn kind(fd: BorrowedFd<'_>) -> Result<Kinds> {
     // SAFETY: NS_GET_NSTYPE takes no argument.
-    let answer = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) };
+    let answer = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
     Errno::result(answer).map(|kind| Kinds(kind as u32 as u64)).of("ioctl", || "NS_GET_NSTYPE")
 }
 

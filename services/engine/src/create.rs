@@ -143,7 +143,7 @@ impl Engine {
         let mounts = open.step("snapshot", wish.snapshotter.prepare(&scope, &key, parent, labels)).await?;
         let wanted = if wish.config.user.is_empty() { &wish.settings.config.user } else { &wish.config.user };
         let user =
-            open.step("user", crate::user::resolve_mounts(mounts.clone(), wanted, &wish.config.group_add)).await?;
+            open.step("user", self.users.resolve(parent, mounts.clone(), wanted, &wish.config.group_add)).await?;
         let folder = self.folder(&scope.namespace, id.as_str());
         let files = open.step("files", files::write(folder, id.as_str(), &wish.config)).await?;
         let volumes = self.volumes(&scope.namespace);

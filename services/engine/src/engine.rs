@@ -85,6 +85,8 @@ pub struct Engine {
     pub(crate) slots: Slots,
     /// Steps so far of execs that wait for their start, by container and exec.
     pub(crate) prepared: Mutex<HashMap<(String, String), Trace>>,
+    /// Who users of images are.
+    pub(crate) users: crate::user::Known,
     /// How the last execs ended.
     pub(crate) exec_ends: Mutex<VecDeque<((ContainerId, ExecId), crated_core::Exit)>>,
     pub(crate) closing: CancellationToken,
@@ -101,6 +103,7 @@ impl Engine {
             journal,
             slots: Slots::default(),
             prepared: Mutex::default(),
+            users: crate::user::Known::default(),
             exec_ends: Mutex::default(),
             closing: CancellationToken::new(),
             started_at: SystemTime::now(),

@@ -4,8 +4,10 @@
 use crated_spec::{User, passwd};
 use crated_sys::Errno;
 use crated_sys::path::Root;
-use crated_types::{Error, Kind, Mount, Result};
+use crated_types::{Error, Kind, Mount, Result, SnapshotKey};
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::engine::blocking;
 use crate::rootfs::{self, Access};
@@ -16,8 +18,44 @@ const FILE_MAX: u64 = 4 << 20;
 /// The home of root where no file says otherwise.
 const ROOT_HOME: &str = "/root";
 
+/// Identities that are remembered.
+const KNOWN_MAX: usize = 256;
+
+/// Identities found in images: the files below a chain id never change, so its file system need not be opened twice.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Mutex<VecDeque<(Asked, User)>>);
+
+/// Chain id, user, further groups.
+type Asked = (SnapshotKey, String, Vec<String>);
+
+impl Known {
+    /// The identity in a fresh snapshot above `chain`.
+    pub(crate) async fn resolve(
+        &self,
+        chain: Option<&SnapshotKey>,
+        mounts: Vec<Mount>,
+        user: &str,
+        groups: &[String],
+    ) -> Result<User> {
+        let Some(chain) = chain else { return resolve_mounts(mounts, user, groups).await };
+        let asked = (chain.clone(), user.to_owned(), groups.to_vec());
+        let known =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|(known, _)| *known == asked).cloned();
+        if let Some((_, user)) = known {
+            return Ok(user);
+        }
+        let user = resolve_mounts(mounts, user, groups).await?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.pop_front();
+        }
+        known.push_back((asked, user.clone()));
+        Ok(user)
+    }
+}
+
 /// The identity in a root file system that is not running.
-pub(crate) async fn resolve_mounts(mounts: Vec<Mount>, user: &str, groups: &[String]) -> Result<User> {
+async fn resolve_mounts(mounts: Vec<Mount>, user: &str, groups: &[String]) -> Result<User> {
     let (user, groups) = (user.to_owned(), groups.to_vec());
     blocking(move || {
         if is_root(&user) && groups.is_empty() && !has_etc(&mounts) {
