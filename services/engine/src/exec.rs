@@ -2,7 +2,7 @@
 //! prepared, and started by a second call.
 
 use crated_api::crated::engine::v1::{ExecRequest, ExecResponse, ExecWaitRequest, ResizeRequest, WaitResponse};
-use crated_core::{Exec, Stdio, Task};
+use crated_core::{Exec, Op, Stdio, Task};
 use crated_spec::{ExecOptions, exec_process};
 use crated_types::{ContainerId, Error, ExecId, Fault, Kind, Result, Scope};
 use oci_spec::runtime::Spec;
@@ -62,12 +62,23 @@ impl Engine {
         let id = ExecId::new(&format!("{prefix}{}", random_id()?))?;
         let stdio = exec_stdio(&request);
         let arguments = ExecArguments { exec: id.to_string() };
-        let mut open =
-            self.journal.begin_part(scope, Kinds::Exec, (found.id.as_str(), id.as_str()), &arguments, vec![]).await?;
+        // What is to run is worked out while the intent is written.
+        let subject = (found.id.as_str(), id.as_str());
+        let (open, process) = tokio::join!(
+            self.journal.begin_part(scope, Kinds::Exec, subject, &arguments, vec![]),
+            self.exec_process(found, pid, &request)
+        );
+        let mut open = open?;
         let answer = async {
-            let process = open.step("process", self.exec_process(found, pid, &request)).await?;
+            let process = open.step("process", async { process }).await?;
             open.step("exec", task.exec(Exec { id: id.clone(), process, stdio })).await?;
-            let pid = if at_once { self.exec_run(&mut open, &*task, &id).await? } else { 0 };
+            let pid = if at_once {
+                let (pid, closing) = self.exec_run(&mut open, &*task, &id).await?;
+                self.note_exec(found.id.clone(), closing);
+                pid
+            } else {
+                0
+            };
             Ok(pid)
         }
         .await;
@@ -94,7 +105,11 @@ impl Engine {
         if let Some(trace) = self.prepared().remove(&(found.id.to_string(), exec.to_owned())) {
             open.trace = trace;
         }
-        match self.exec_run(&mut open, &*task, &id).await {
+        let ran = match self.exec_run(&mut open, &*task, &id).await {
+            Ok((pid, closing)) => self.commit_soon(closing).await.map(|_| pid),
+            Err(error) => Err(error),
+        };
+        match ran {
             Ok(pid) => Ok(exec_answer(found, &*task, &id, pid)),
             Err(error) => {
                 self.exec_failed(&mut open, &error).await;
@@ -103,11 +118,20 @@ impl Engine {
         }
     }
 
-    async fn exec_run(&self, open: &mut Open, task: &dyn Task, id: &ExecId) -> Result<u32> {
+    /// Starts it; answers what the note of it is to be.
+    async fn exec_run(&self, open: &mut Open, task: &dyn Task, id: &ExecId) -> Result<(u32, Vec<Op>)> {
         let pid = open.step("start", task.start(Some(id))).await?;
-        let closing = self.journal.closing(open, "done").await?;
-        self.commit_soon(closing).await?;
-        Ok(pid)
+        Ok((pid, self.journal.closing(open, "done").await?))
+    }
+
+    /// It runs: nobody waits for the note.
+    fn note_exec(self: &Arc<Self>, container: ContainerId, closing: Vec<Op>) {
+        let engine = Arc::clone(self);
+        self.deps.tracker.spawn(async move {
+            if let Err(error) = engine.commit_soon(closing).await {
+                tracing::error!(%container, %error, "an exec's intent stays open; the reconciler will close it");
+            }
+        });
     }
 
     async fn exec_failed(&self, open: &mut Open, error: &Error) {
