@@ -16,7 +16,7 @@ use std::process::ExitCode;
 /// Containers from the command line.
 #[derive(Debug, Parser)]
 #[command(name = "cratectl", version, propagate_version = true, disable_help_subcommand = true)]
-struct Cli {
+struct Cli<V: Subcommand> {
     /// Socket of the daemon
     #[arg(short, long, env = "CRATED_ADDRESS", default_value = "/run/crated/crated.sock")]
     address: String,
@@ -24,7 +24,35 @@ struct Cli {
     #[arg(short, long, env = "CRATED_NAMESPACE", default_value = "default")]
     namespace: String,
     #[command(subcommand)]
-    verb: Verb,
+    verb: V,
+}
+
+impl<V: Subcommand> Cli<V> {
+    fn with(self, verb: impl FnOnce(V) -> Verb) -> Cli<Verb> {
+        Cli { address: self.address, namespace: self.namespace, verb: verb(self.verb) }
+    }
+}
+
+/// One of the two verbs that scripts call again and again: to describe all flags of all verbs takes longer than to parse.
+#[derive(Debug, Subcommand)]
+enum OnlyExec {
+    Exec(exec::Exec),
+}
+
+/// The other one.
+#[derive(Debug, Subcommand)]
+enum OnlyRun {
+    Run(Box<run::Run>),
+}
+
+/// The command line. Where it is not a sound one of the two, all verbs parse it again, for their messages and help.
+fn parse() -> Cli<Verb> {
+    let quick = match std::env::args().find(|word| word == "exec" || word == "run").as_deref() {
+        Some("exec") => Cli::try_parse().ok().map(|cli| cli.with(|OnlyExec::Exec(verb)| Verb::Exec(verb))),
+        Some(_) => Cli::try_parse().ok().map(|cli| cli.with(|OnlyRun::Run(verb)| Verb::Run(verb))),
+        None => None,
+    };
+    quick.unwrap_or_else(Cli::parse)
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,7 +125,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     restore_pipe_signal();
-    let cli = Cli::parse();
+    let cli = parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -140,7 +168,7 @@ pub(crate) fn complain(error: &anyhow::Error) -> u8 {
     1
 }
 
-async fn act(cli: Cli) -> Result<u8> {
+async fn act(cli: Cli<Verb>) -> Result<u8> {
     let connected = Client::connect(&cli.address, &cli.namespace).await;
     if let Verb::Version(version) = &cli.verb {
         return version.act(connected.ok()).await;
