@@ -50,6 +50,13 @@ const MUTATIONS: &[[&str; 5]] = &[
         "damage",
     ],
     [
+        "nobody asks how far the log reached",
+        "metadata/recover.rs",
+        "let tail = Tail::read(folder)?;",
+        "let tail = Tail::read(folder)?.filter(|tail| tail.revision.0 == 0);",
+        "damage",
+    ],
+    [
         "blobs renamed before they are synced",
         "content/disk.rs",
         "            file.sync_all()?;\n            std::fs::rename",

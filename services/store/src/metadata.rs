@@ -17,6 +17,7 @@ pub(crate) mod crash;
 pub(crate) mod error;
 pub(crate) mod frame;
 pub(crate) mod index;
+pub(crate) mod migrate;
 pub mod offline;
 pub(crate) mod parts;
 pub(crate) mod recover;
@@ -25,6 +26,7 @@ pub(crate) mod schema;
 pub(crate) mod seal;
 pub(crate) mod segment;
 pub(crate) mod snapshot;
+pub(crate) mod tail;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod view;
@@ -103,6 +105,8 @@ pub struct Report {
     pub healed: Option<String>,
     /// The index is in memory: sled cannot be used here.
     pub in_memory: bool,
+    /// The version that the records had, where they were brought to this program's.
+    pub migrated: Option<u32>,
 }
 
 /// The durable map of the daemon.
@@ -125,18 +129,21 @@ impl Metadata {
     /// Opens the store of a folder, recovering it where needed. Blocking: some 100 ms for 10,000 records.
     ///
     /// # Errors
-    /// [`Fault::InUse`] with the pid of the daemon that has it; [`Fault::Unsupported`] for the store of a newer crated; [`Fault::Corrupt`] with file, byte and revisions where nothing could heal it.
+    /// [`Fault::InUse`] with the pid of the daemon that has it; [`Fault::Unsupported`] for the store of a newer crated; [`Fault::ReadOnly`] on a
+    /// disk that is mounted so; [`Fault::Corrupt`] with file, byte and revisions where nothing could heal it.
     pub fn open(folder: &Path, options: Options) -> crated_types::Result<(Arc<Self>, Report)> {
         schema::check(folder)?;
         let lock = prepare(folder)?;
-        schema::note(folder);
-        let (mut writer, report) = recover::recover(folder, options)?;
+        let (mut writer, mut report) = recover::recover(folder, options)?;
         let (shared, touched) = (Arc::clone(&writer.shared), Arc::clone(&writer.touched));
         let newest = shared.newest.subscribe();
         let (queue, receiver) = mpsc::channel(QUEUE);
         let weak = queue.downgrade();
         let failed = |source| Error::os("start a thread", source);
         writer.start_indexer().map_err(failed)?;
+        schema::note(folder, schema::SCHEMA);
+        report.migrated = migrate::run(&mut writer, folder).inspect_err(|_| writer.close())?;
+        report.revision = Revision(writer.next.0 - 1);
         let run = move || writer.run(receiver, weak);
         let writer = std::thread::Builder::new().name("store".into()).spawn(run).map_err(failed)?;
         let store = Self { queue: Some(queue), shared, touched, newest, writer: Some(writer), lock };

@@ -34,7 +34,7 @@ use crate::keyed::Keyed;
 use ids::Ids;
 
 /// Children of snapshots: `<snapshotter> NUL <parent> NUL <child>`.
-const CHILDREN: Table<Mark> = Table::new("snapshotchild");
+pub(crate) const CHILDREN: Table<Mark> = Table::new("snapshotchild");
 /// Longest chain of parents; a longer one is a ring.
 const DEPTH_MAX: usize = 4096;
 
@@ -211,7 +211,7 @@ impl Inner {
 }
 
 /// The key of a parent's mark on its child.
-fn child_key(namespace: &str, snapshotter: &str, parent: &str, child: &str) -> Vec<u8> {
+pub(crate) fn child_key(namespace: &str, snapshotter: &str, parent: &str, child: &str) -> Vec<u8> {
     CHILDREN.key2(namespace, snapshotter, &format!("{parent}\0{child}"))
 }
 

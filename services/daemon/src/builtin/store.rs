@@ -51,6 +51,7 @@ fn metadata(registry: &mut Registry) {
             options.keep_events = settings.keep_events_bytes.unwrap_or(options.keep_events);
             let (metadata, report) = blocking(move || Metadata::open(&folder, options)).await?;
             match (&report.healed, &report.rebuilt) {
+                (None, None) if report.migrated.is_some() => tracing::info!(?report, "metadata was migrated"),
                 (None, None) => tracing::debug!(?report, "metadata opened"),
                 _ => tracing::warn!(?report, "metadata was mended"),
             }

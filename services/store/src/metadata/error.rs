@@ -23,6 +23,9 @@ pub(crate) enum StoreError {
     /// Writing has stopped until a restart.
     #[error("{why}")]
     ReadOnly { why: String },
+    /// The disk takes no writes at all.
+    #[error("{0}")]
+    ReadOnlyDisk(String),
     /// Bytes on disk do not add up and nothing could heal them.
     #[error("{file} at byte {offset}: {why}")]
     Corrupt { file: String, offset: u64, why: String },
@@ -50,7 +53,11 @@ impl StoreError {
     /// A failed system call on a path; a full disk is told apart.
     pub(crate) fn io(what: &str, path: &Path, source: &std::io::Error) -> Self {
         let text = format!("{what} {}: {source}", path.display());
-        if is_full(source) { Self::Full(text) } else { Self::Io(text) }
+        match source.kind() {
+            _ if is_full(source) => Self::Full(text),
+            ErrorKind::ReadOnlyFilesystem => Self::ReadOnlyDisk(text),
+            _ => Self::Io(text),
+        }
     }
 
     /// Damage in a file.
@@ -74,7 +81,7 @@ impl From<StoreError> for Error {
         let fault = match &error {
             StoreError::Conflict { .. } | StoreError::Referred { .. } => Fault::Conflict,
             StoreError::Full(_) => Fault::DiskFull,
-            StoreError::ReadOnly { .. } => Fault::ReadOnly,
+            StoreError::ReadOnly { .. } | StoreError::ReadOnlyDisk(_) => Fault::ReadOnly,
             StoreError::Corrupt { .. } | StoreError::Index(_) => Fault::Corrupt,
             StoreError::Lagged { .. } => Fault::OutOfRange,
             StoreError::TooLarge(_) => Fault::Invalid,
@@ -83,6 +90,11 @@ impl From<StoreError> for Error {
             StoreError::Io(_) => Fault::Os,
         };
         let answer = Self::new(fault, format!("metadata: {error}"));
+        if matches!(error, StoreError::ReadOnlyDisk(_)) {
+            return answer.remedy_is(
+                "mount the disk of the daemon's root for writing, or give another --root; nothing was touched",
+            );
+        }
         match fault {
             Fault::DiskFull => {
                 answer.remedy_is("free space on the disk of the daemon's root; the daemon goes on by itself")

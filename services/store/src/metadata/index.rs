@@ -20,6 +20,17 @@ use crated_core::Revision;
 /// The key of the tally; no record's key starts with NUL.
 const TALLY: &[u8] = b"\0applied";
 
+/// Bytes of records that go into sled at a time while an index is filled.
+const LOAD_BYTES: usize = 1 << 20;
+
+/// Takes one sealed record.
+pub(crate) type Put<'a> = &'a mut dyn FnMut(Vec<u8>, Bytes) -> Result<()>;
+
+/// Feeds an index with records that are in memory.
+pub(crate) fn all_of(records: &Sealed) -> impl Fn(Put<'_>) -> Result<()> + '_ {
+    |put| records.iter().try_for_each(|(key, sealed)| put(key.clone(), sealed.clone()))
+}
+
 /// Records by key, as of one revision.
 pub(crate) struct Index {
     kind: Kind,
@@ -96,7 +107,7 @@ impl Opener {
     /// A new sled in place of what is there, filled by `fill`, which calls `beat` as it goes.
     pub(crate) fn create(&self, fill: impl FnOnce(&Index, &dyn Fn()) -> Result<()> + Send + 'static) -> Result<Index> {
         self.patiently(move |opener, beat| {
-            let _ = std::fs::remove_dir_all(&opener.folder);
+            let _ = std::fs::remove_dir_all(&opener.folder).or_else(|_| std::fs::remove_file(&opener.folder));
             let _ = std::fs::remove_file(opener.flag());
             let index = opener.open_flagged(beat)?;
             fill(&index, beat)?;
@@ -157,7 +168,7 @@ impl Opener {
                 }
             }
             let index = Index::memory();
-            index.load(&found, Revision::default(), beat)?;
+            index.load(Revision::default(), beat, &all_of(&found))?;
             Ok(index)
         })
     }
@@ -315,25 +326,31 @@ impl Index {
         Ok(())
     }
 
-    /// Fills an empty index with the records of a snapshot; `applied` is what they stand for.
-    pub(crate) fn load(&self, records: &Sealed, applied: Revision, beat: &dyn Fn()) -> Result<()> {
+    /// Fills an empty index with what `feed` gives; `applied` is what that stands for.
+    pub(crate) fn load(&self, applied: Revision, beat: &dyn Fn(), feed: &dyn Fn(Put<'_>) -> Result<()>) -> Result<()> {
         let mut tally = Tally { applied, ..Tally::default() };
-        records.iter().for_each(|(_, sealed)| tally.add(sealed));
-        match &self.kind {
-            Kind::Sled(handle) => {
-                for chunk in records.chunks(1000) {
-                    beat();
-                    let mut batch = sled::Batch::default();
-                    for (key, sealed) in chunk {
-                        parts::insert(&mut batch, key, sealed);
+        let (mut batch, mut bytes) = (sled::Batch::default(), 0);
+        feed(&mut |key, sealed| {
+            tally.add(&sealed);
+            match &self.kind {
+                Kind::Sled(handle) => {
+                    bytes += key.len() + sealed.len();
+                    parts::insert(&mut batch, &key, &sealed);
+                    if bytes > LOAD_BYTES || tally.count.is_multiple_of(1000) {
+                        beat();
+                        bytes = 0;
+                        handle.run(|db| db.apply_batch(std::mem::take(&mut batch)))?;
                     }
-                    handle.run(|db| db.apply_batch(batch))?;
                 }
-                handle.run(|db| db.insert(TALLY, tally.encode()))?;
+                Kind::Memory(map) => {
+                    map.write().unwrap_or_else(PoisonError::into_inner).insert(key, sealed);
+                }
             }
-            Kind::Memory(map) => {
-                map.write().unwrap_or_else(PoisonError::into_inner).extend(records.iter().cloned());
-            }
+            Ok(())
+        })?;
+        if let Kind::Sled(handle) = &self.kind {
+            handle.run(|db| db.apply_batch(batch))?;
+            handle.run(|db| db.insert(TALLY, tally.encode()))?;
         }
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner) = tally;
         Ok(())

@@ -12,10 +12,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::index::Index;
+use super::index::{Index, all_of};
 use super::recover::{self, recover};
 use super::seal::{Sealed, seal, unseal};
-use super::{Hook, Options, prepare, salvage, schema, snapshot};
+use super::{Hook, Options, prepare, salvage, schema, snapshot, tail};
 
 /// How a store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl Copy {
         for part in ["log", "snap", "index"] {
             copy_files(&folder.join(part), &path.join(part)).map_err(failed)?;
         }
+        if let Err(source) = std::fs::copy(tail::path(folder), tail::path(&path))
+            && source.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(failed(source));
+        }
         Ok(copy)
     }
 }
@@ -150,7 +155,7 @@ pub fn check(folder: &Path) -> crated_types::Result<Check> {
         |error: &StoreError| error.to_string().replace(&copy.0.display().to_string(), &folder.display().to_string());
     let mut check = Check {
         state: State::Sound,
-        schema: schema::read(folder)?,
+        schema: schema::of_records(folder)?,
         revision: Revision::default(),
         records: 0,
         problems: found.iter().map(shown).collect(),
@@ -195,7 +200,7 @@ pub fn export(
         .map_err(|error| Error::from(error).remedy_is("repair the store first: crated metadata repair"))?;
     let index = writer.shared.index();
     let tally = index.tally();
-    begin(Header { schema: schema::read(folder)?, revision: tally.applied, records: tally.count })?;
+    begin(Header { schema: schema::of_records(folder)?, revision: tally.applied, records: tally.count })?;
     let mut fault = None;
     index.scan(b"", b"", |key, sealed| {
         match unseal(key, &sealed).map_err(Error::from).and_then(|stored| each(key, stored)) {
@@ -248,7 +253,8 @@ pub fn import(
     std::fs::create_dir_all(folder).map_err(|source| Error::os(format!("create {}", folder.display()), source))?;
     let lock = prepare(folder)?;
     let index = Index::memory();
-    index.load(&sealed, header.revision, &|| {})?;
+    index.load(header.revision, &|| {}, &all_of(&sealed))?;
+    schema::note(folder, header.schema);
     snapshot::write(&folder.join("snap"), recover::new_id()?, header.revision, &index, &Hook::default())?;
     let _ = lock.unlock();
     Ok(())

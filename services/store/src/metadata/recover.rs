@@ -20,6 +20,7 @@ use super::index::{Index, Opener};
 use super::seal::{Changes, seal};
 use super::segment::{self, Segment, sync_folder};
 use super::snapshot::{self, Snapshot};
+use super::tail::Tail;
 use super::view::{Durable, Shared};
 use super::writer::Writer;
 use super::{Options, Report};
@@ -32,10 +33,10 @@ struct Found {
 }
 
 impl Found {
-    fn read(folder: &Path) -> Result<Self> {
+    fn read(folder: &Path, watch: Revision) -> Result<Self> {
         let mut found = Self { segments: Vec::new(), rot: None };
         for (_, path) in segment::list(folder, "seg")? {
-            match Segment::read(&path, Revision(u64::MAX), |_, _| {}) {
+            match Segment::look(&path, watch) {
                 Ok(segment) => found.add(segment),
                 Err(error @ StoreError::Corrupt { .. }) => found.rot = found.rot.or(Some(error)),
                 Err(error) => return Err(error),
@@ -60,6 +61,32 @@ impl Found {
             self.rot.get_or_insert(StoreError::corrupt(&last.path, last.end, why));
         }
         self.segments.push(segment);
+    }
+
+    /// What the note of the log's end says against this log, which reaches as far as `known` with its snapshots.
+    fn against(&self, folder: &Path, tail: Option<Tail>, known: Revision) -> Option<StoreError> {
+        let tail = tail?;
+        let Some(last) = self.segments.last() else {
+            let why = format!("revisions {}..={} were durable and are gone", known.0 + 1, tail.revision.0);
+            let ours = snapshot::newest(&folder.join("snap")).ok().flatten().is_none_or(|found| found.id == tail.id);
+            return (ours && tail.revision > known).then(|| StoreError::corrupt(&folder.join("log"), 0, why));
+        };
+        if last.id != tail.id {
+            return None; // of the store that was here before a repair
+        }
+        if tail.revision > known {
+            let why = format!("revisions {}..={} were durable and are gone", last.next.0, tail.revision.0);
+            return Some(StoreError::corrupt(&last.path, last.end, why));
+        }
+        let other = self.segments.iter().find(|segment| segment.watched.is_some_and(|crc| crc != tail.crc))?;
+        let why = format!("revision {} is not the one that was durable", tail.revision.0);
+        Some(StoreError::corrupt(&other.path, 0, why))
+    }
+
+    /// The revision that the note of the log's end vouches for, where the note is this log's.
+    fn vouched(&self, tail: Option<Tail>) -> Revision {
+        let ours = |tail: &Tail| self.segments.last().is_none_or(|last| last.id == tail.id);
+        tail.filter(ours).unwrap_or_default().revision
     }
 
     /// The newest revision of which there is a trace.
@@ -94,19 +121,30 @@ pub(crate) fn opener(folder: &Path, options: &Options) -> Opener {
 
 /// Recovers the store of `folder`, which is locked by us.
 pub(crate) fn recover(folder: &Path, options: Options) -> Result<(Writer, Report)> {
-    let mut found = Found::read(&folder.join("log"))?;
+    let tail = Tail::read(folder)?;
+    let mut found = Found::read(&folder.join("log"), tail.unwrap_or_default().revision)?;
     let opener = opener(folder, &options);
     let index = opener.open();
     if let Some(damage) = found.rot.take() {
+        let newest = found.newest().max(found.vouched(tail));
         return match index {
-            Ok(index) if index.tally().applied >= found.newest() && index.tally().applied.0 > 0 => {
+            Ok(index) if index.tally().applied >= newest && index.tally().applied.0 > 0 => {
                 heal(folder, options, (opener, index), store_id(folder, &found)?, damage.to_string())
             }
-            _ => heal_from_snapshot(folder, options, opener, found, damage),
+            _ => heal_from_snapshot(folder, options, opener, (found, newest), damage),
         };
     }
     let snapshots = segment::list(&folder.join("snap"), "snap")?;
     let known = found.last().max(snapshots.last().map_or(Revision(0), |snapshot| snapshot.0));
+    if let Some(damage) = found.against(folder, tail, known) {
+        let wanted = tail.unwrap_or_default();
+        return match index {
+            Ok(index) if index.tally().applied >= wanted.revision.max(known) => {
+                heal(folder, options, (opener, index), wanted.id, damage.to_string())
+            }
+            _ => Err(damage),
+        };
+    }
     let mut report = Report::default();
     if let Some(last) = found.segments.last_mut() {
         report.torn = last.torn;
@@ -210,7 +248,7 @@ pub(crate) fn survey(folder: &Path) -> Result<Vec<StoreError>> {
     let mut wrong = Vec::new();
     let mut found = Found { segments: Vec::new(), rot: None };
     for (_, path) in segment::list(&folder.join("log"), "seg")? {
-        match Segment::read(&path, Revision(u64::MAX), |_, _| {}) {
+        match Segment::look(&path, Revision::default()) {
             Ok(segment) => {
                 found.add(segment);
                 wrong.extend(found.rot.take());
@@ -221,7 +259,7 @@ pub(crate) fn survey(folder: &Path) -> Result<Vec<StoreError>> {
     }
     wrong.extend(found.tail());
     for (_, path) in segment::list(&folder.join("snap"), "snap")? {
-        wrong.extend(snapshot::read(&path).err());
+        wrong.extend(snapshot::open(&path).err());
     }
     Ok(wrong)
 }
@@ -246,7 +284,7 @@ fn heal_from_snapshot(
     folder: &Path,
     options: Options,
     opener: Opener,
-    found: Found,
+    (found, newest): (Found, Revision),
     damage: StoreError,
 ) -> Result<(Writer, Report)> {
     let Some(base) = snapshot::newest(&folder.join("snap"))? else { return Err(damage) };
@@ -265,6 +303,9 @@ fn heal_from_snapshot(
     }
     let id = base.id;
     let index = build(&opener, base, rest.iter().map(|segment| segment.path.as_path()))?;
+    if index.tally().applied < newest {
+        return Err(damage);
+    }
     heal(folder, options, (opener, index), id, damage.to_string())
 }
 
@@ -281,11 +322,10 @@ fn set_aside(folder: &Path) -> std::io::Result<()> {
 
 /// A new index from snapshot and log: sled, or memory where sled will not have it (full disk, or it stands still).
 fn build<'a>(opener: &Opener, base: Snapshot, log: impl Iterator<Item = &'a Path>) -> Result<Index> {
-    let base = Arc::new(base);
     let log: Vec<PathBuf> = log.map(Path::to_path_buf).collect();
-    let fill = |base: Arc<Snapshot>, log: Vec<PathBuf>| {
+    let fill = |base: Snapshot, log: Vec<PathBuf>| {
         move |index: &Index, beat: &dyn Fn()| -> Result<()> {
-            index.load(&base.records, base.revision, beat)?;
+            index.load(base.revision, beat, &|put| base.each(put))?;
             for path in &log {
                 beat();
                 replay(index, std::iter::once(path.as_path()))?;
@@ -293,7 +333,7 @@ fn build<'a>(opener: &Opener, base: Snapshot, log: impl Iterator<Item = &'a Path
             Ok(())
         }
     };
-    match opener.create(fill(Arc::clone(&base), log.clone())) {
+    match opener.create(fill(base.clone(), log.clone())) {
         Err(error) if !matches!(error, StoreError::Corrupt { .. }) => {
             tracing::warn!(%error, "the metadata index is kept in memory");
             let index = Index::memory();

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Result, StoreError};
 use super::frame::StoreId;
-use super::index::{Index, Opener};
+use super::index::{Index, Opener, all_of};
 use super::offline::Repair;
 use super::recover::{self, opener};
 use super::seal::{Sealed, seal};
 use super::segment::{self, Segment, sync_folder};
+use super::tail::Tail;
 use super::{Hook, Options, snapshot};
 
 /// What was found so far.
@@ -45,13 +46,14 @@ impl Found {
 
     fn snapshots(&mut self, folder: &Path) -> Result<()> {
         for (_, path) in segment::list(folder, "snap")? {
-            let Ok(snapshot) = snapshot::read(&path) else { continue };
+            let Ok(snapshot) = snapshot::open(&path) else { continue };
             self.id = self.id.or(Some(snapshot.id));
             self.base = self.base.max(snapshot.revision);
             self.newest = self.newest.max(snapshot.revision);
-            for (key, sealed) in snapshot.records {
+            snapshot.each(&mut |key, sealed| {
                 self.take_sealed(&key, sealed);
-            }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -107,10 +109,12 @@ pub(crate) fn salvage(folder: &Path, copy: &Path) -> Result<Repair> {
     found.snapshots(&copy.join("snap"))?;
     found.log(&copy.join("log"))?;
     found.index(&opener(copy, &Options::default()));
+    // numbers that were given out are not given out again
+    found.newest = found.newest.max(Tail::read(copy)?.unwrap_or_default().revision);
     let lost = found.lost();
     let records: Sealed = found.records.into_iter().filter_map(|(key, (_, sealed))| Some((key, sealed?))).collect();
     let index = Index::memory();
-    index.load(&records, found.newest, &|| {})?;
+    index.load(found.newest, &|| {}, &all_of(&records))?;
     let new = folder.join("snap.new");
     let failed = |source| StoreError::io("set aside in", folder, &source);
     let _ = std::fs::remove_dir_all(&new);

@@ -55,11 +55,27 @@ pub(crate) struct Segment {
     pub torn: bool,
     /// Bytes of the file.
     pub size: u64,
+    /// The checksum of the frame that ends with the revision that was looked for.
+    pub watched: Option<u32>,
 }
 
 impl Segment {
+    /// Reads a segment without its commits, looking for the frame that ends with `watch`.
+    pub(crate) fn look(path: &Path, watch: Revision) -> Result<Self> {
+        Self::read_watching(path, Revision(u64::MAX), watch, |_, _| {})
+    }
+
     /// Reads a segment and calls `each` for the commits above `after`.
-    pub(crate) fn read(path: &Path, after: Revision, mut each: impl FnMut(Revision, Vec<Op>)) -> Result<Self> {
+    pub(crate) fn read(path: &Path, after: Revision, each: impl FnMut(Revision, Vec<Op>)) -> Result<Self> {
+        Self::read_watching(path, after, Revision::default(), each)
+    }
+
+    fn read_watching(
+        path: &Path,
+        after: Revision,
+        watch: Revision,
+        mut each: impl FnMut(Revision, Vec<Op>),
+    ) -> Result<Self> {
         let bytes = Bytes::from(std::fs::read(path).map_err(|source| StoreError::io("read", path, &source))?);
         let mut segment = Self::open(path, &bytes)?;
         while let Some(head) = frame::head_at(segment.id, &bytes, segment.end as usize) {
@@ -78,6 +94,9 @@ impl Segment {
             segment.next = Revision(behind);
             segment.crc = head.crc;
             segment.end = (start + head.length) as u64;
+            if behind == watch.0 + 1 {
+                segment.watched = Some(head.crc);
+            }
         }
         segment.look_behind(&bytes);
         Ok(segment)
@@ -107,6 +126,7 @@ impl Segment {
             later: None,
             torn: false,
             size,
+            watched: None,
         })
     }
 
@@ -194,15 +214,24 @@ pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Files of a folder with this ending, by the revision in their names; temporaries are removed.
+/// Files of a folder with this ending, by the revision in their names; temporaries are removed, what is foreign is left alone.
+///
+/// # Errors
+/// The disk's; damage where one of these names is no plain file.
 pub(crate) fn list(folder: &Path, ending: &str) -> Result<Vec<(Revision, PathBuf)>> {
-    let entries = std::fs::read_dir(folder).map_err(|source| StoreError::io("list", folder, &source))?;
+    let failed = |source| StoreError::io("list", folder, &source);
     let mut found = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
         let Some(extension) = path.extension() else { continue };
         if extension == ending {
-            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            found.extend(number.map(|number| (Revision(number), path)));
+            let Some(number) = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else { continue };
+            // a pipe would keep us for ever
+            if !entry.file_type().map_err(failed)?.is_file() {
+                return Err(StoreError::corrupt(&path, 0, "not a plain file"));
+            }
+            found.push((Revision(number), path));
         } else if extension == "tmp" {
             let _ = std::fs::remove_file(path);
         }

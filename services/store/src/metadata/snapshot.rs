@@ -5,30 +5,36 @@
 use bytes::Bytes;
 use crated_core::Revision;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufReader, Read, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::crash::Hook;
 use super::error::{Result, StoreError};
 use super::frame::{StoreId, u32_at, u64_at};
 use super::index::Index;
-use super::seal::Sealed;
 use super::segment::{self, sync_folder};
 
 const MAGIC: &[u8; 8] = b"CRSNAP2\0";
 const END: u32 = u32::MAX;
-const HEAD: usize = 24;
+const HEAD: u64 = 24;
 
-/// A snapshot as it was read.
-#[derive(Debug, Default)]
+/// A snapshot that was read through once and adds up. Its records are read from its file when they are wanted, one at a time.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
+    /// Its file; none: nothing, at revision 0.
+    file: Option<PathBuf>,
     /// The store that it belongs to.
     pub id: StoreId,
     /// Replaying the log from behind this revision makes it exact.
     pub revision: Revision,
-    /// Records in key order.
-    pub records: Sealed,
+}
+
+impl Snapshot {
+    /// Calls `each` for the records, sealed, in key order. Checked once more: where this fails, what was read must not be used.
+    pub(crate) fn each(&self, each: &mut dyn FnMut(Vec<u8>, Bytes) -> Result<()>) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| walk(file, each).map(drop))
+    }
 }
 
 /// Writes a snapshot of an index beside running commits. It is fuzzy, so it is named by the index's revision before it began.
@@ -93,32 +99,79 @@ impl Writer {
     }
 }
 
-/// Reads a snapshot whole.
-pub(crate) fn read(path: &Path) -> Result<Snapshot> {
-    let bytes = Bytes::from(std::fs::read(path).map_err(|source| StoreError::io("read", path, &source))?);
-    let bad = |at: usize| StoreError::corrupt(path, at as u64, "snapshot");
-    let sum = bytes.len().checked_sub(4).filter(|sum| *sum >= HEAD + 12).ok_or_else(|| bad(0))?;
-    if &bytes[..8] != MAGIC || crc32fast::hash(&bytes[..sum]) != u32_at(&bytes, sum) {
-        return Err(bad(0));
+/// Reads a snapshot through.
+pub(crate) fn open(path: &Path) -> Result<Snapshot> {
+    walk(path, &mut |_, _| Ok(()))
+}
+
+/// Reads with the sum of everything read so far.
+struct Reader<'a> {
+    file: BufReader<File>,
+    path: &'a Path,
+    sum: crc32fast::Hasher,
+    at: u64,
+    size: u64,
+}
+
+impl Reader<'_> {
+    fn bad(&self, at: u64) -> StoreError {
+        StoreError::corrupt(self.path, at, "snapshot")
     }
-    let mut records = Vec::new();
-    let mut at = HEAD;
-    while u32_at(&bytes, at) != END {
-        let (key, value) = (u32_at(&bytes, at) as usize, u32_at(&bytes, at + 4) as usize);
-        let (start, end) = (at + 8 + key, at + 8 + key + value);
-        if end + 12 > sum {
-            return Err(bad(at));
+
+    /// The next bytes, which must stand before the sum at the end.
+    fn take(&mut self, length: u64) -> Result<Vec<u8>> {
+        if self.at + length + 4 > self.size {
+            return Err(self.bad(self.at));
         }
-        records.push((bytes[at + 8..start].to_vec(), Bytes::copy_from_slice(&bytes[start..end])));
-        at = end;
+        let mut bytes = vec![0; length as usize];
+        self.file.read_exact(&mut bytes).map_err(|source| StoreError::io("read", self.path, &source))?;
+        self.sum.update(&bytes);
+        self.at += length;
+        Ok(bytes)
     }
-    if u64_at(&bytes, at + 4) != records.len() as u64 {
-        return Err(bad(at));
+
+    /// The sum at the end, behind which there is nothing.
+    fn sum_holds(&mut self) -> Result<bool> {
+        let mut sum = [0; 4];
+        self.file.read_exact(&mut sum).map_err(|source| StoreError::io("read", self.path, &source))?;
+        Ok(self.at + 4 == self.size && self.sum.clone().finalize() == u32_at(&sum, 0))
     }
-    Ok(Snapshot { id: StoreId(u64_at(&bytes, 8)), revision: Revision(u64_at(&bytes, 16)), records })
+}
+
+fn walk(path: &Path, each: &mut dyn FnMut(Vec<u8>, Bytes) -> Result<()>) -> Result<Snapshot> {
+    let failed = |source| StoreError::io("read", path, &source);
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let file = BufReader::with_capacity(1 << 16, file);
+    let mut reader = Reader { file, path, sum: crc32fast::Hasher::new(), at: 0, size };
+    let head = reader.take(HEAD)?;
+    if &head[..8] != MAGIC {
+        return Err(reader.bad(0));
+    }
+    let mut count = 0_u64;
+    loop {
+        let start = reader.at;
+        let key = u32_at(&reader.take(4)?, 0);
+        if key == END {
+            if u64_at(&reader.take(8)?, 0) != count || !reader.sum_holds()? {
+                return Err(reader.bad(0));
+            }
+            let (id, revision) = (StoreId(u64_at(&head, 8)), Revision(u64_at(&head, 16)));
+            return Ok(Snapshot { file: Some(path.into()), id, revision });
+        }
+        let value = u32_at(&reader.take(4)?, 0);
+        // a damaged length is met here, before anything is made as long
+        if start + 8 + u64::from(key) + u64::from(value) > size {
+            return Err(reader.bad(start));
+        }
+        let key = reader.take(key.into())?;
+        let value = reader.take(value.into())?;
+        each(key, value.into())?;
+        count += 1;
+    }
 }
 
 /// The newest snapshot of a folder that can be read.
 pub(crate) fn newest(folder: &Path) -> Result<Option<Snapshot>> {
-    Ok(segment::list(folder, "snap")?.iter().rev().find_map(|(_, path)| read(path).ok()))
+    Ok(segment::list(folder, "snap")?.iter().rev().find_map(|(_, path)| open(path).ok()))
 }

@@ -1,5 +1,7 @@
 //! The metadata store against its contract: order, groups, pages, events, crashes, damage, a full disk.
 
+mod foreign;
+mod migrate;
 mod offline;
 mod upkeep;
 
@@ -374,6 +376,21 @@ impl Tmpfs {
                 None
             }
         }
+    }
+}
+
+impl Tmpfs {
+    /// From now on it takes no writes.
+    fn read_only(&self) {
+        let flags = rustix::mount::MountFlags::RDONLY;
+        // sled's threads may hold a file for a moment longer than its last handle
+        for _ in 0..1000 {
+            match rustix::mount::mount_remount(self.0.path(), flags, c"") {
+                Err(rustix::io::Errno::BUSY) => std::thread::sleep(Duration::from_millis(10)),
+                answer => return answer.unwrap(),
+            }
+        }
+        panic!("somebody goes on writing");
     }
 }
 

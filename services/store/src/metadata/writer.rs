@@ -22,6 +22,7 @@ use super::frame::{self, Commits, StoreId};
 use super::index::{Index, Opener};
 use super::seal::seal;
 use super::segment::HEADER;
+use super::tail::Tail;
 use super::view::{Shared, lock};
 use crate::gc::touched::Touched;
 
@@ -169,11 +170,25 @@ impl Writer {
             }
             self.group(group);
         }
+        self.close();
+    }
+
+    /// Waits for the helpers and notes the end of the log.
+    pub(crate) fn close(&mut self) {
         drop(self.wake.take());
         // a snapshot still being written holds sled open: the next opening would find it locked
         for helper in [self.indexer.take(), self.snapper.take(), self.sparer.take()].into_iter().flatten() {
             upkeep::join(helper, self.options.patience);
         }
+        if let Some(tail) = self.tail() {
+            tail.write(&self.folder);
+        }
+    }
+
+    /// How far the log reaches durably; nothing where it is empty or nobody knows.
+    fn tail(&self) -> Option<Tail> {
+        let known = self.dead.is_none() && !self.options.crash.dead() && self.next.0 > 1;
+        known.then(|| Tail { id: self.id, revision: Revision(self.next.0 - 1), crc: self.crc })
     }
 
     fn other(&mut self, message: Message) {
@@ -244,6 +259,13 @@ impl Writer {
         if self.since_snapshot > self.snapshot_every() && self.snapper.is_none() && self.dead.is_none() {
             self.snapshot();
         }
+    }
+
+    /// One commit before the queue is served.
+    pub(crate) fn commit_now(&mut self, ops: Vec<Op>) -> Result<Revision> {
+        let (answer, mut result) = oneshot::channel();
+        self.group(vec![Request { ops, untouched: Vec::new(), answer }]);
+        result.try_recv().unwrap_or_else(|_| Err(StoreError::ReadOnly { why: "the commit was not answered".into() }))
     }
 
     /// Judges each commit against the index and what this group has changed already; a refused one leaves no trace.

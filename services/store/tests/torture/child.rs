@@ -24,7 +24,16 @@ pub(crate) enum Verdict {
 
 /// The command of a child.
 pub(crate) fn command(role: &str, folder: &Path, acks: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    with_role(Command::new(std::env::current_exe().unwrap()), role, folder, acks)
+}
+
+/// The command of a child that runs under another program.
+pub(crate) fn under(mut other: Command, role: &str, folder: &Path, acks: &Path) -> Command {
+    other.arg(std::env::current_exe().unwrap());
+    with_role(other, role, folder, acks)
+}
+
+fn with_role(mut command: Command, role: &str, folder: &Path, acks: &Path) -> Command {
     command.args(["--exact", "child", "--ignored", "--nocapture"]);
     command.env(ROLE, role).env(FOLDER, folder).env(ACKS, acks);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

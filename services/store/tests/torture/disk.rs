@@ -1,7 +1,9 @@
 //! A disk as a power cut leaves it: what a completed sync covered stays; of the rest nothing, all, a part, torn at sectors.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use crate::dice::Dice;
 
@@ -17,12 +19,11 @@ pub(crate) enum Names {
     Strict,
 }
 
-/// One recorded call.
+/// One recorded call; kinds and fields stand in `recorder.c`.
 pub(crate) struct Event {
-    /// `C`reate, `M`kdir, `R`ename, `U`nlink, `W`rite, `T`runcate, `B`arrier begun, `b`arrier returned.
     pub kind: u8,
     pub inode: u64,
-    pub offset: u64,
+    pub number: u64,
     pub first: Vec<u8>,
     pub second: Vec<u8>,
 }
@@ -40,7 +41,7 @@ pub(crate) fn read(path: &Path) -> Vec<Event> {
         events.push(Event {
             kind: bytes[at + 4],
             inode: u64_at(at + 8),
-            offset: u64_at(at + 16),
+            number: u64_at(at + 16),
             first: bytes[at + HEAD..middle].to_vec(),
             second: bytes[middle..end].to_vec(),
         });
@@ -53,14 +54,24 @@ pub(crate) fn read(path: &Path) -> Vec<Event> {
 enum Change {
     Write(usize, Vec<u8>),
     Resize(usize),
+    Mode(u32),
+    Attribute(String, Option<Vec<u8>>),
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    fn apply(&self, state: &mut State) {
         match self {
-            Self::Write(offset, data) => put(bytes, *offset, data),
-            Self::Resize(size) => bytes.resize(*size, 0),
+            Self::Write(offset, data) => put(&mut state.bytes, *offset, data),
+            Self::Resize(size) => state.bytes.resize(*size, 0),
+            Self::Mode(mode) => state.mode = *mode,
+            Self::Attribute(name, Some(value)) => drop(state.attributes.insert(name.clone(), value.clone())),
+            Self::Attribute(name, None) => drop(state.attributes.remove(name)),
         }
+    }
+
+    /// A change of the inode, which ext4's journal commits in order.
+    fn is_metadata(&self) -> bool {
+        matches!(self, Self::Mode(_) | Self::Attribute(..))
     }
 }
 
@@ -72,17 +83,30 @@ fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
     bytes[offset..end].copy_from_slice(data);
 }
 
-#[derive(Default)]
-struct File {
-    durable: Vec<u8>,
+/// What an inode holds.
+#[derive(Clone, Default)]
+struct State {
+    bytes: Vec<u8>,
+    mode: u32,
+    attributes: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File,
+    Link(String),
+    Device(u32, u32),
+}
+
+struct Node {
+    kind: Kind,
+    durable: State,
     pending: Vec<(usize, Change)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Entry {
-    Folder,
-    File(usize),
-}
+/// A node, by its number.
+type Entry = usize;
 
 #[derive(Clone)]
 enum NameChange {
@@ -128,14 +152,18 @@ impl NameChange {
 #[derive(Default)]
 pub(crate) struct Disk {
     clock: usize,
-    files: Vec<File>,
+    nodes: Vec<Node>,
     inodes: HashMap<u64, usize>,
-    barriers: HashMap<u64, Vec<usize>>,
+    barriers: HashMap<(u64, u64), Vec<usize>>,
     /// What the running system sees.
     live: Tree,
     durable: Tree,
     pending: Vec<(usize, NameChange)>,
 }
+
+/// The barrier of a whole file system.
+const EVERYTHING: u64 = 2;
+const S_IFMT: u32 = 0o170_000;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -145,26 +173,43 @@ impl Disk {
     /// Plays one call.
     pub(crate) fn play(&mut self, event: &Event, names: Names) {
         self.clock += 1;
+        let mode = event.number as u32;
         match event.kind {
-            b'C' => {
-                // a number that was used before is another file now
-                self.inodes.insert(event.inode, self.files.len());
-                self.name(NameChange::Add(text(&event.first), Entry::File(self.files.len())));
-                self.files.push(File::default());
+            b'C' => self.make(event, Kind::File),
+            b'M' => self.make(event, Kind::Folder),
+            b'S' => self.make(event, Kind::Link(text(&event.second))),
+            b'N' => {
+                let device = u32::from_le_bytes(event.second[..4].try_into().unwrap());
+                self.make(event, Kind::Device(mode, device));
             }
-            b'M' => self.name(NameChange::Add(text(&event.first), Entry::Folder)),
             b'U' => self.name(NameChange::Remove(text(&event.first))),
             b'R' => {
                 let from = text(&event.first);
                 let entry = self.live.get(&from).copied();
                 self.name(NameChange::Rename(from, text(&event.second), entry));
             }
-            b'W' => self.change(event.inode, Change::Write(event.offset as usize, event.first.clone())),
-            b'T' => self.change(event.inode, Change::Resize(event.offset as usize)),
-            b'B' => self.barriers.entry(event.inode).or_default().push(self.clock),
+            b'L' => {
+                if let Some(entry) = self.live.get(&text(&event.first)).copied() {
+                    self.name(NameChange::Add(text(&event.second), entry));
+                }
+            }
+            b'W' => self.change(event.inode, Change::Write(event.number as usize, event.first.clone())),
+            b'T' => self.change(event.inode, Change::Resize(event.number as usize)),
+            b'A' => self.change(event.inode, Change::Mode(mode)),
+            b'X' => self.change(event.inode, Change::Attribute(text(&event.first), Some(event.second.clone()))),
+            b'x' => self.change(event.inode, Change::Attribute(text(&event.first), None)),
+            b'B' => self.barriers.entry((event.inode, event.number)).or_default().push(self.clock),
             b'b' => self.settle(event, names),
             other => panic!("unknown call {other}"),
         }
+    }
+
+    fn make(&mut self, event: &Event, kind: Kind) {
+        // a number that was used before is another file now
+        self.inodes.insert(event.inode, self.nodes.len());
+        self.name(NameChange::Add(text(&event.first), self.nodes.len()));
+        let durable = State { mode: event.number as u32 & !S_IFMT, ..State::default() };
+        self.nodes.push(Node { kind, durable, pending: Vec::new() });
     }
 
     fn name(&mut self, change: NameChange) {
@@ -173,27 +218,33 @@ impl Disk {
     }
 
     fn change(&mut self, inode: u64, change: Change) {
-        if let Some(file) = self.inodes.get(&inode) {
-            self.files[*file].pending.push((self.clock, change));
+        if let Some(node) = self.inodes.get(&inode) {
+            self.nodes[*node].pending.push((self.clock, change));
         }
     }
 
     /// A sync returned: what was there when it began is durable.
     fn settle(&mut self, event: &Event, names: Names) {
-        let begun = self.barriers.get_mut(&event.inode).map_or(0, |begun| begun.remove(0));
-        let folder = (event.offset == 1).then(|| text(&event.first));
+        let begun = self.barriers.get_mut(&(event.inode, event.number)).map_or(0, |begun| begun.remove(0));
+        let all = event.number == EVERYTHING;
+        let folder = (event.number == 1).then(|| text(&event.first));
         let mut left = Vec::new();
         for (clock, change) in std::mem::take(&mut self.pending) {
-            let synced = names == Names::Ext4 || folder.as_deref() == Some(change.folder());
+            let synced = all || names == Names::Ext4 || folder.as_deref() == Some(change.folder());
             if clock < begun && synced { change.apply(&mut self.durable) } else { left.push((clock, change)) }
         }
         self.pending = left;
-        if let Some(file) = self.inodes.get(&event.inode).filter(|_| folder.is_none()) {
-            let file = &mut self.files[*file];
-            let covered = file.pending.partition_point(|(clock, _)| *clock < begun);
-            for (_, change) in file.pending.drain(..covered) {
-                change.apply(&mut file.durable);
-            }
+        let synced = self.inodes.get(&event.inode).copied();
+        for (number, node) in self.nodes.iter_mut().enumerate().filter(|(_, node)| !node.pending.is_empty()) {
+            let whole = all || synced == Some(number);
+            let Node { durable, pending, .. } = node;
+            pending.retain(|(clock, change)| {
+                let covered = *clock < begun && (whole || (names == Names::Ext4 && change.is_metadata()));
+                if covered {
+                    change.apply(durable);
+                }
+                !covered
+            });
         }
     }
 
@@ -204,22 +255,37 @@ impl Disk {
         std::fs::create_dir_all(to).unwrap();
         let how = dice.below(6);
         let below = format!("{root}/");
-        let whole = |path: &str| {
-            path[below.len()..]
-                .match_indices('/')
-                .all(|(at, _)| tree.get(&path[..below.len() + at]) == Some(&Entry::Folder))
-        };
+        let is_folder = |path: &str| tree.get(path).is_some_and(|node| self.nodes[*node].kind == Kind::Folder);
+        let whole =
+            |path: &str| path[below.len()..].match_indices('/').all(|(at, _)| is_folder(&path[..below.len() + at]));
+        let mut written: HashMap<Entry, PathBuf> = HashMap::new();
+        let mut folders = Vec::new();
         for (path, entry) in tree.range(below.clone()..).take_while(|(path, _)| path.starts_with(&below)) {
             // a file whose folder is not there cannot be there
             if !whole(path) {
                 continue;
             }
             let target = to.join(&path[below.len()..]);
-            match entry {
-                Entry::Folder => std::fs::create_dir_all(target).unwrap(),
-                Entry::File(file) => std::fs::write(target, self.files[*file].after_cut(how, dice)).unwrap(),
+            if let Some(first) = written.get(entry) {
+                std::fs::hard_link(first, &target).unwrap();
+                continue;
             }
+            let node = &self.nodes[*entry];
+            let state = node.after_cut(how, dice);
+            match &node.kind {
+                Kind::Folder => {
+                    std::fs::create_dir_all(&target).unwrap();
+                    folders.push((target, state));
+                    continue;
+                }
+                Kind::File => std::fs::write(&target, &state.bytes).unwrap(),
+                Kind::Link(to) => std::os::unix::fs::symlink(to, &target).unwrap(),
+                Kind::Device(mode, device) => device_file(&target, *mode, *device),
+            }
+            state.dress(&target, &node.kind);
+            written.insert(*entry, target);
         }
+        folders.iter().rev().for_each(|(path, state)| state.dress(path, &Kind::Folder));
     }
 
     fn keep_names(&self, tree: &mut Tree, names: Names, dice: &mut Dice) {
@@ -242,26 +308,43 @@ impl Disk {
     }
 }
 
-impl File {
-    fn after_cut(&self, how: usize, dice: &mut Dice) -> Vec<u8> {
-        let mut bytes = self.durable.clone();
+fn device_file(path: &Path, mode: u32, device: u32) {
+    let (kind, mode) = (rustix::fs::FileType::from_raw_mode(mode), rustix::fs::Mode::from_raw_mode(mode));
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, device.into()).unwrap();
+}
+
+impl State {
+    /// Gives a file its mode and attributes.
+    fn dress(&self, path: &Path, kind: &Kind) {
+        for (name, value) in &self.attributes {
+            rustix::fs::lsetxattr(path, name.as_str(), value, rustix::fs::XattrFlags::empty()).unwrap();
+        }
+        if !matches!(kind, Kind::Link(_)) {
+            std::fs::set_permissions(path, Permissions::from_mode(self.mode)).unwrap();
+        }
+    }
+}
+
+impl Node {
+    fn after_cut(&self, how: usize, dice: &mut Dice) -> State {
+        let mut state = self.durable.clone();
         let first = dice.below(self.pending.len() + 1);
         for (number, (_, change)) in self.pending.iter().enumerate() {
             match (how, change) {
-                (1, change) => change.apply(&mut bytes),
-                (2, change) if dice.coin() => change.apply(&mut bytes),
-                (3, Change::Write(offset, data)) => pieces(&mut bytes, *offset, data, 4096, dice),
-                (4, Change::Write(offset, data)) => pieces(&mut bytes, *offset, data, 512, dice),
-                (3 | 4, change) if dice.coin() => change.apply(&mut bytes),
-                (5, change) if number < first => change.apply(&mut bytes),
+                (1, change) => change.apply(&mut state),
+                (2, change) if dice.coin() => change.apply(&mut state),
+                (3, Change::Write(offset, data)) => pieces(&mut state.bytes, *offset, data, 4096, dice),
+                (4, Change::Write(offset, data)) => pieces(&mut state.bytes, *offset, data, 512, dice),
+                (3 | 4, change) if dice.coin() => change.apply(&mut state),
+                (5, change) if number < first => change.apply(&mut state),
                 (5, Change::Write(offset, data)) if number == first => {
                     let torn = (dice.below(data.len() / 512 + 1) * 512).min(data.len());
-                    put(&mut bytes, *offset, &data[..torn]);
+                    put(&mut state.bytes, *offset, &data[..torn]);
                 }
                 _ => {}
             }
         }
-        bytes
+        state
     }
 }
 

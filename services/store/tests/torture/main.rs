@@ -1,7 +1,7 @@
 //! Torture: power cuts replayed from a recording of real writes, and damage to every kind of file of a store.
 //!
 //! ```text
-//! child process ── writes, acknowledges into a file ──▶ recording (shim.c, preloaded)
+//! child process ── writes, acknowledges into a file ──▶ recording (recorder.c)
 //! recording ── cut at a moment, what was not synced is dropped, kept or torn ──▶ a folder ──▶ child: open, compare with the acks
 //! a good store ── a bit, a sector, a page, the end of a file ──▶ a folder ──▶ child: open; wrong data is the only failure
 //! ```
@@ -18,6 +18,7 @@ mod disk;
 mod metadata;
 mod replay;
 
+use damage::{Aim, Place};
 use disk::Names;
 use std::collections::BTreeMap;
 
@@ -52,9 +53,31 @@ fn a_power_cut_leaves_no_short_blob() {
 #[test]
 fn damage_is_healed_or_named() {
     let good = damage::Good::make();
-    for (part, index) in [("index", true), ("log", true), ("snap", true), ("log", false), ("snap", false)] {
-        let (tally, faults) = good.damage(part, index, number("TORTURE_FLIPS", 12));
-        judge(&format!("damage to {part}, index {}", if index { "kept" } else { "lost" }), &tally, &faults);
+    let aims = [
+        Aim { part: "index", lost: &[], place: Place::Anywhere },
+        Aim { part: "log", lost: &[], place: Place::Anywhere },
+        Aim { part: "snap", lost: &[], place: Place::Anywhere },
+        Aim { part: "log", lost: &["index"], place: Place::Anywhere },
+        Aim { part: "log", lost: &["index", "tail"], place: Place::Anywhere },
+        Aim { part: "snap", lost: &["index"], place: Place::Anywhere },
+        // taken for a torn tail this would be an older store
+        Aim { part: "log", lost: &["index", "tail"], place: Place::Inside },
+        Aim { part: "log", lost: &["index", "tail", "snap"], place: Place::Inside },
+        Aim { part: "log", lost: &["index", "snap"], place: Place::End },
+    ];
+    for aim in aims {
+        let (tally, faults) = good.damage(aim, number("TORTURE_FLIPS", 12));
+        judge(&aim.to_string(), &tally, &faults);
+    }
+}
+
+#[test]
+fn damage_that_sled_does_not_notice_is_no_data() {
+    let good = damage::Good::make();
+    for how in damage::TAMPERINGS {
+        let (tally, faults) = good.tamper(how, number("TORTURE_FLIPS", 12) / 2);
+        judge(&format!("index, {how}"), &tally, &faults);
+        assert!(tally.keys().all(|key| key == "good"), "the index is built anew: {tally:?}");
     }
 }
 

@@ -27,18 +27,13 @@ pub(crate) fn folder() -> TempDir {
 }
 
 /// The recorder, compiled; `None` without a C compiler.
-fn shim(home: &Path) -> Option<PathBuf> {
-    let library = home.join("shim.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torture/shim.c");
-    match Command::new("cc")
-        .args(["-O2", "-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .args([source, "-ldl", "-lpthread"])
-        .status()
-    {
+fn recorder(home: &Path) -> Option<PathBuf> {
+    let program = home.join("recorder");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torture/recorder.c");
+    match Command::new("cc").args(["-O2", "-o"]).arg(&program).arg(source).status() {
         Ok(status) => {
-            assert!(status.success(), "shim.c does not compile");
-            Some(library)
+            assert!(status.success(), "recorder.c does not compile");
+            Some(program)
         }
         Err(why) => {
             println!("skip: no C compiler ({why})");
@@ -51,13 +46,14 @@ impl Recording {
     /// Runs a child that writes and acknowledges, and records it.
     pub(crate) fn make(role: &str) -> Option<Self> {
         let home = folder();
-        let shim = shim(home.path())?;
-        let (traced, trace) = (home.path().join("traced"), home.path().join("trace"));
+        let recorder = recorder(home.path())?;
+        let real = home.path().canonicalize().unwrap();
+        let (traced, trace) = (real.join("traced"), real.join("trace"));
         std::fs::create_dir_all(traced.join("disk")).unwrap();
         let acks = traced.join("acks");
-        let mut command = child::command(role, &traced.join("disk"), &acks);
-        command.env("LD_PRELOAD", &shim).env("TORTURE_DIR", &traced).env("TORTURE_TRACE", &trace);
-        let output = command.output().unwrap();
+        let mut command = Command::new(recorder);
+        command.arg(&traced).arg(&trace);
+        let output = child::under(command, role, &traced.join("disk"), &acks).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let events = disk::read(&trace);
         let made = |event: &&Event| event.kind == b'C' && event.first == acks.as_os_str().as_encoded_bytes();
@@ -71,7 +67,7 @@ impl Recording {
             self.events.iter().enumerate().filter(|(_, event)| wanted(event)).map(|(at, _)| at).collect()
         };
         let acks = places(&|event| event.kind == b'W' && event.inode == self.acks);
-        let rare = places(&|event| matches!(event.kind, b'C' | b'M' | b'R' | b'U' | b'T'));
+        let rare = places(&|event| matches!(event.kind, b'C' | b'M' | b'R' | b'U' | b'T' | b'L' | b'S' | b'N'));
         let mut moments: Vec<usize> = (0..cuts)
             .map(|_| match dice.below(4) {
                 0 | 1 => acks[dice.below(acks.len())] + 1,
@@ -87,7 +83,7 @@ impl Recording {
     pub(crate) fn cut(&self, check: &str, names: Names, cuts: usize) -> (BTreeMap<String, usize>, Vec<String>) {
         let seed = number("TORTURE_SEED", 1) as u64;
         let mut dice = Dice::new(seed * 2 + u64::from(names == Names::Strict));
-        let root = self.home.path().join("traced/disk");
+        let root = self.home.path().canonicalize().unwrap().join("traced/disk");
         let (mut disk, mut acks, mut played) = (Disk::default(), Vec::new(), 0);
         let mut checks = Checks::default();
         for (number, moment) in self.moments(cuts, &mut dice).into_iter().enumerate() {

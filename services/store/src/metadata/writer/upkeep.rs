@@ -63,11 +63,12 @@ impl Writer {
         tracing::warn!(why, "the metadata index is rebuilt in memory");
         let base = snapshot::newest(&self.folder.join("snap"))?.unwrap_or_default();
         let index = Index::memory();
-        index.load(&base.records, base.revision, &|| {})?;
+        index.load(base.revision, &|| {}, &|put| base.each(put))?;
         self.catch_up(&index)?;
         *lock(&self.shared.health) = Some(format!("the index is in memory: {why}"));
         let _ = std::fs::write(self.opener.flag(), b""); // the next start does not trust the folder
         self.shared.replace_index(index);
+        crated_sys::malloc::trim();
         Ok(())
     }
 
@@ -92,8 +93,9 @@ impl Writer {
         match caught_up {
             Ok(()) => {
                 tracing::info!("the metadata index is in sled again");
-                self.shared.replace_index(index);
+                self.shared.replace_index(index); // the one in memory is free now
                 *lock(&self.shared.health) = None;
+                crated_sys::malloc::trim();
             }
             Err(error) => tracing::warn!(%error, "the metadata index stays in memory"),
         }
@@ -114,11 +116,15 @@ impl Writer {
         self.since_snapshot = 0;
         let index = self.shared.index();
         let (folder, id, hook) = (self.folder.join("snap"), self.id, self.options.crash.clone());
+        let (home, tail) = (self.folder.clone(), self.tail());
         let (sender, opener) = (self.sender.clone(), self.opener.clone());
         let log: Vec<PathBuf> = self.segments.iter().map(|segment| segment.1.clone()).collect();
         self.snapper = Some(std::thread::spawn(move || {
             let revision = index.tally().applied;
             let done = snapshot::write(&folder, id, revision, &index, &hook).map(|()| revision);
+            if let Some(tail) = tail.filter(|_| done.is_ok()) {
+                tail.write(&home);
+            }
             let again = if done.is_ok() && !index.is_sled() { reindex(&opener, &folder, log) } else { None };
             drop(index);
             if let Some(sender) = sender.and_then(|sender| sender.upgrade()) {
@@ -164,7 +170,7 @@ fn reindex(opener: &Opener, snapshots: &std::path::Path, log: Vec<PathBuf>) -> O
     let snapshots = snapshots.to_path_buf();
     let made = opener.create(move |index, beat| {
         let base = snapshot::newest(&snapshots)?.unwrap_or_default();
-        index.load(&base.records, base.revision, beat)?;
+        index.load(base.revision, beat, &|put| base.each(put))?;
         for path in &log {
             beat();
             replay(index, std::iter::once(path.as_path()))?;
