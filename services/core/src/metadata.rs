@@ -123,9 +123,9 @@ pub trait MetadataStore: Send + Sync + Debug {
     /// Wakes whenever commits with events became durable: yields the newest revision, coalescing.
     fn watch(&self) -> BoxStream<'static, Revision>;
 
-    /// Every record below `prefix`, read page by page (1,000 records a page, so that no page holds up a commit).
+    /// Every record below `prefix`, read page by page (256 records a page, so that no page holds up a commit).
     async fn scan_all(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Stored)>> {
-        const PAGE: usize = 1000;
+        const PAGE: usize = 256;
         let mut all: Vec<(Vec<u8>, Stored)> = Vec::new();
         loop {
             let after = all.last().map(|(key, _)| key.clone()).unwrap_or_default();

@@ -156,6 +156,12 @@ impl Metadata {
         lock(&self.shared.health).clone()
     }
 
+    /// The longest time that a reader or a sweep of the collector kept the writer from its work, since the last call.
+    #[must_use]
+    pub fn longest_hold(&self) -> Duration {
+        self.shared.take_hold()
+    }
+
     /// References made while a collection runs.
     pub(crate) fn touched(&self) -> &Arc<Touched> {
         &self.touched

@@ -10,7 +10,7 @@ use super::graph::{self, Node};
 use crate::content::Content;
 
 /// Records that are read at once.
-const PAGE: usize = 1000;
+const PAGE: usize = 256;
 
 /// What a record is to the collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

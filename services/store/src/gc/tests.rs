@@ -1,5 +1,9 @@
 //! The collector against a model, and beside writers.
 
+mod model;
+mod scale;
+mod workers;
+
 use super::*;
 use crate::testing::{Bench, container, image, key, labels, lease, reference, sha256};
 use crated_core::record::{BLOBS, Blob, Container};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::crash::{self, Hook};
 use super::error::{Result, StoreError};
-use super::frame::{self, Commits, StoreId};
+use super::frame::{self, Commits, Format, StoreId};
 use super::segment::{self, HEADER, sync_folder};
 
 const SPARE: &str = "spare";
@@ -17,7 +17,9 @@ const SPARE: &str = "spare";
 /// The end of the log.
 #[derive(Debug)]
 pub(crate) struct Active {
-    file: Arc<File>,
+    file: File,
+    /// The same file, opened once more: each opening is told of a failed sync once, so that nobody else's sync hides it from us.
+    beside: Arc<File>,
     /// Its file.
     pub path: PathBuf,
     id: StoreId,
@@ -54,16 +56,18 @@ impl Active {
                     (temporary, file)
                 }
             };
-            file.write_all_at(&segment::header(plan.id, plan.first, plan.size, plan.previous), 0)?;
+            file.write_all_at(&segment::header(Format::Three, plan.id, plan.first, plan.size, plan.previous), 0)?;
             file.sync_all()?;
             hook.io()?;
             std::fs::rename(&from, &path)?;
             sync_folder(folder)?;
-            Ok(file)
+            let beside = OpenOptions::new().write(true).open(&path)?;
+            Ok((file, beside))
         })();
         match made {
-            Ok(file) => Ok(Self {
-                file: Arc::new(file),
+            Ok((file, beside)) => Ok(Self {
+                file,
+                beside: Arc::new(beside),
                 path,
                 id: plan.id,
                 end: HEADER as u64,
@@ -96,7 +100,7 @@ impl Active {
 
     /// Its file, to be synced by others.
     pub(crate) fn file(&self) -> Arc<File> {
-        Arc::clone(&self.file)
+        Arc::clone(&self.beside)
     }
 
     /// Writes one group and, where it is to be `durable`, waits until the disk has it and all before. After an error nobody knows

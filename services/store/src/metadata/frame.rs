@@ -6,7 +6,11 @@
 //! ```
 //! `crc` covers the store's id, then everything but magic and itself; `prev_crc` is that of the frame before, so a frame vouches for
 //! all its predecessors. `lag` is how many revisions before its first were not known to be on the disk when it was written: after
-//! a power cut those may lack while this frame is whole. The id is random and never leaves the disk: a client cannot store bytes that would pass for a frame.
+//! a power cut those may lack while this frame is whole. The id is random and never leaves the disk: a client cannot store bytes that
+//! would pass for a frame.
+//!
+//! Segments of `CRLOG2`, which an older crated wrote, are read for ever and never written: their frames are "GRP2" and have no `lag`,
+//! since each was synced before the next.
 
 use bytes::Bytes;
 use crated_core::{Op, Revision};
@@ -17,6 +21,44 @@ pub(crate) const HEAD: usize = 32;
 pub(crate) const PAYLOAD_MAX: usize = 16 << 20;
 /// First bytes of a frame.
 pub(crate) const MAGIC: &[u8; 4] = b"GRP3";
+
+/// How a segment is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Each frame was synced before the next.
+    Two,
+    /// Today's.
+    Three,
+}
+
+impl Format {
+    /// All of them, the newest first.
+    pub(crate) const ALL: [Self; 2] = [Self::Three, Self::Two];
+
+    /// First bytes of a segment.
+    pub(crate) fn segment(self) -> &'static [u8; 8] {
+        match self {
+            Self::Two => b"CRLOG2\0\0",
+            Self::Three => b"CRLOG3\0\0",
+        }
+    }
+
+    /// First bytes of a frame.
+    pub(crate) fn magic(self) -> &'static [u8; 4] {
+        match self {
+            Self::Two => b"GRP2",
+            Self::Three => MAGIC,
+        }
+    }
+
+    /// Bytes of a frame's head.
+    pub(crate) fn head(self) -> usize {
+        match self {
+            Self::Two => HEAD - 4,
+            Self::Three => HEAD,
+        }
+    }
+}
 
 /// Random number of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,17 +191,21 @@ pub(crate) struct Head {
 }
 
 /// The frame at `at`, if one stands there.
-pub(crate) fn head_at(id: StoreId, bytes: &[u8], at: usize) -> Option<Head> {
-    let head = bytes.get(at..at + HEAD)?;
-    if &head[..4] != MAGIC {
+pub(crate) fn head_at(format: Format, id: StoreId, bytes: &[u8], at: usize) -> Option<Head> {
+    let head = bytes.get(at..at + format.head())?;
+    if &head[..4] != format.magic() {
         return None;
     }
     let length = u32_at(head, 4) as usize;
     let crc = u32_at(head, 8);
-    if length > PAYLOAD_MAX || checksum(id, &head[4..8], bytes.get(at + 12..at + HEAD + length)?) != crc {
+    if length > PAYLOAD_MAX || checksum(id, &head[4..8], bytes.get(at + 12..at + format.head() + length)?) != crc {
         return None;
     }
-    let commits = Commits { first: Revision(u64_at(head, 16)), count: u32_at(head, 24), lag: u32_at(head, 28) };
+    let lag = match format {
+        Format::Two => 0,
+        Format::Three => u32_at(head, 28),
+    };
+    let commits = Commits { first: Revision(u64_at(head, 16)), count: u32_at(head, 24), lag };
     Some(Head { length, crc, previous: u32_at(head, 12), commits })
 }
 
@@ -187,9 +233,9 @@ mod tests {
             }
             let told = Commits { first: Revision(9), count: commits.len() as u32, lag: 2 };
             let (bytes, crc) = frame(StoreId(7), 3, told, &payload);
-            let head = head_at(StoreId(7), &bytes, 0).unwrap();
+            let head = head_at(Format::Three, StoreId(7), &bytes, 0).unwrap();
             prop_assert_eq!((head.crc, head.previous, head.commits), (crc, 3, told));
-            prop_assert!(head_at(StoreId(8), &bytes, 0).is_none());
+            prop_assert!(head_at(Format::Three, StoreId(8), &bytes, 0).is_none());
             prop_assert_eq!(decode(&Bytes::from(payload), commits.len() as u32).unwrap(), commits);
         }
 
@@ -198,7 +244,7 @@ mod tests {
             let (mut bytes, _) = frame(StoreId(1), 0, Commits { first: Revision(1), count: 1, lag: 0 }, &payload);
             let at = place.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
-            prop_assert!(head_at(StoreId(1), &bytes, 0).is_none());
+            prop_assert!(head_at(Format::Three, StoreId(1), &bytes, 0).is_none());
         }
 
         #[test]

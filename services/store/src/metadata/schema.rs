@@ -14,7 +14,7 @@ use super::error::{Result, StoreError};
 use super::segment::sync_folder;
 
 /// The version that this program writes.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 const MIGRATING: &str = "migrating";
 
 fn number(path: &Path) -> Result<Option<u32>> {

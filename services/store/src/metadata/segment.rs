@@ -13,16 +13,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Result, StoreError, is_full};
-use super::frame::{self, StoreId, u32_at, u64_at};
+use super::frame::{self, Format, StoreId, u32_at, u64_at};
 
 /// Bytes of a segment's header.
 pub(crate) const HEADER: usize = 64;
-const MAGIC: &[u8; 8] = b"CRLOG3\0\0";
 
 /// The bytes of a header.
-pub(crate) fn header(id: StoreId, first: Revision, size: u64, previous: u32) -> [u8; HEADER] {
+pub(crate) fn header(format: Format, id: StoreId, first: Revision, size: u64, previous: u32) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
-    bytes[..8].copy_from_slice(MAGIC);
+    bytes[..8].copy_from_slice(format.segment());
     bytes[8..16].copy_from_slice(&id.0.to_le_bytes());
     bytes[16..24].copy_from_slice(&first.0.to_le_bytes());
     bytes[24..32].copy_from_slice(&size.to_le_bytes());
@@ -37,6 +36,8 @@ pub(crate) fn header(id: StoreId, first: Revision, size: u64, previous: u32) -> 
 pub(crate) struct Segment {
     /// Its file.
     pub path: PathBuf,
+    /// How it is written.
+    pub format: Format,
     /// The store that it belongs to.
     pub id: StoreId,
     /// Its first revision.
@@ -78,11 +79,11 @@ impl Segment {
     ) -> Result<Self> {
         let bytes = Bytes::from(std::fs::read(path).map_err(|source| StoreError::io("read", path, &source))?);
         let mut segment = Self::open(path, &bytes)?;
-        while let Some(head) = frame::head_at(segment.id, &bytes, segment.end as usize) {
+        while let Some(head) = frame::head_at(segment.format, segment.id, &bytes, segment.end as usize) {
             if head.previous != segment.crc || head.commits.first != segment.next {
                 break;
             }
-            let start = segment.end as usize + frame::HEAD;
+            let start = segment.end as usize + segment.format.head();
             let behind = segment.next.0 + u64::from(head.commits.count);
             if behind > after.0.saturating_add(1) {
                 let commits = frame::decode(&bytes.slice(start..start + head.length), head.commits.count)
@@ -103,9 +104,11 @@ impl Segment {
     }
 
     fn open(path: &Path, bytes: &[u8]) -> Result<Self> {
-        if bytes.len() < HEADER || &bytes[..8] != MAGIC || crc32fast::hash(&bytes[..36]) != u32_at(bytes, 36) {
+        let format = Format::ALL.into_iter().find(|format| bytes.starts_with(format.segment()));
+        let whole = bytes.len() >= HEADER && crc32fast::hash(&bytes[..36]) == u32_at(bytes, 36);
+        let Some(format) = format.filter(|_| whole) else {
             return Err(StoreError::corrupt(path, 0, "segment header"));
-        }
+        };
         let size = u64_at(bytes, 24);
         if size != bytes.len() as u64 {
             return Err(StoreError::corrupt(
@@ -117,6 +120,7 @@ impl Segment {
         let (first, previous) = (Revision(u64_at(bytes, 16)), u32_at(bytes, 32));
         Ok(Self {
             path: path.into(),
+            format,
             id: StoreId(u64_at(bytes, 8)),
             first,
             next: first,
@@ -134,9 +138,12 @@ impl Segment {
     fn look_behind(&mut self, bytes: &[u8]) {
         self.torn = bytes[self.end as usize..].iter().any(|byte| *byte != 0);
         let mut at = if self.torn { self.end as usize } else { bytes.len() };
-        while let Some(found) = bytes[at.min(bytes.len())..].windows(4).position(|window| window == frame::MAGIC) {
+        while let Some(found) = bytes[at.min(bytes.len())..].windows(4).position(|window| window == self.format.magic())
+        {
             at += found;
-            if let Some(head) = frame::head_at(self.id, bytes, at).filter(|head| head.commits.floor() >= self.next) {
+            if let Some(head) =
+                frame::head_at(self.format, self.id, bytes, at).filter(|head| head.commits.floor() >= self.next)
+            {
                 self.later = Some(Revision(head.commits.first.0 + u64::from(head.commits.count) - 1));
             }
             at += 1;
@@ -164,7 +171,7 @@ impl Segment {
         let copied = (|| {
             let mut bytes = std::fs::read(&self.path)?;
             bytes.truncate(self.end as usize);
-            bytes[..HEADER].copy_from_slice(&header(self.id, self.first, self.end, self.previous));
+            bytes[..HEADER].copy_from_slice(&header(self.format, self.id, self.first, self.end, self.previous));
             let mut file = File::create(&temporary)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
@@ -186,22 +193,20 @@ impl Segment {
     }
 }
 
-/// Calls `each` for the commits of every whole frame of a file, in whatever state the rest is.
+/// Calls `each` for the commits of every whole frame of a file, of any format, in whatever state the rest is.
 pub(crate) fn frames(path: &Path, id: StoreId, mut each: impl FnMut(Revision, Vec<Op>)) -> Result<()> {
     let bytes = Bytes::from(std::fs::read(path).map_err(|source| StoreError::io("read", path, &source))?);
     let mut at = 0;
-    while let Some(found) = bytes[at..].windows(4).position(|window| window == frame::MAGIC) {
-        at += found;
-        let Some(head) = frame::head_at(id, &bytes, at) else {
+    while at + 4 <= bytes.len() {
+        let format = Format::ALL.into_iter().find(|format| bytes[at..].starts_with(format.magic()));
+        let Some((format, head)) = format.and_then(|format| Some((format, frame::head_at(format, id, &bytes, at)?)))
+        else {
             at += 1;
             continue;
         };
-        let start = at + frame::HEAD;
-        for (number, ops) in frame::decode(&bytes.slice(start..start + head.length), head.commits.count)
-            .into_iter()
-            .flatten()
-            .enumerate()
-        {
+        let start = at + format.head();
+        let commits = frame::decode(&bytes.slice(start..start + head.length), head.commits.count);
+        for (number, ops) in commits.into_iter().flatten().enumerate() {
             each(Revision(head.commits.first.0 + number as u64), ops);
         }
         at = start + head.length;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -120,6 +121,8 @@ pub(crate) struct Shared {
     pub health: Mutex<Option<String>>,
     /// See [`Durable`].
     pub durable: Mutex<Durable>,
+    /// Longest that readers or a sweep kept the writer, in nanoseconds.
+    held: AtomicU64,
     /// Wakes those that follow events.
     pub newest: watch::Sender<Revision>,
     /// Why the log can no longer be written: a sync beside the writer failed.
@@ -145,7 +148,18 @@ impl Shared {
             index_bad: Mutex::default(),
             health: Mutex::new(health),
             durable: Mutex::new(durable),
+            held: AtomicU64::default(),
         }
+    }
+
+    /// Notes how long the writer was kept.
+    pub(crate) fn note_hold(&self, since: Instant) {
+        self.held.fetch_max(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The longest of them since the last call.
+    pub(crate) fn take_hold(&self) -> Duration {
+        Duration::from_nanos(self.held.swap(0, Ordering::Relaxed))
     }
 
     /// Waits until the disk has all that was written when this was called.
@@ -228,11 +242,12 @@ impl Shared {
     pub(crate) fn run_indexer(&self, number: u64, woken: &Mutex<Receiver<()>>) {
         loop {
             let mut open = lock(woken).recv().is_ok();
+            let mut failed = None;
             if open {
                 std::thread::sleep(UNSYNCED);
                 let until = Instant::now() + BATCH;
-                // What failed here is met again below.
-                while self.sync().is_ok() && open && Instant::now() < until {
+                while open && failed.is_none() && Instant::now() < until {
+                    failed = self.sync().err();
                     let left = until.saturating_duration_since(Instant::now()).min(UNSYNCED);
                     open = !matches!(lock(woken).recv_timeout(left), Err(RecvTimeoutError::Disconnected));
                 }
@@ -245,7 +260,8 @@ impl Shared {
                 (Arc::clone(&view.frozen), view.revision)
             };
             // The index never runs ahead of what the disk has of the log.
-            if let Err(source) = self.sync() {
+            // a sync that failed is never tried again: the kernel forgets the pages, and the next one would say that all is well
+            if let Some(source) = failed.or_else(|| self.sync().err()) {
                 *lock(&self.log_bad) = Some(format!("the log could not be synced: {source}"));
                 return; // what is frozen stays readable; a restart reads what the disk has
             }

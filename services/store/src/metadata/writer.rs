@@ -185,9 +185,9 @@ impl Writer {
         }
     }
 
-    /// How far the log reaches durably; nothing where it is empty or nobody knows.
+    /// How far the log reaches, durably from now on; nothing where it is empty or nobody knows.
     fn tail(&self) -> Option<Tail> {
-        let known = self.dead.is_none() && !self.options.crash.dead() && self.next.0 > 1;
+        let known = self.dead.is_none() && !self.options.crash.dead() && self.next.0 > 1 && self.shared.sync().is_ok();
         known.then(|| Tail { id: self.id, revision: Revision(self.next.0 - 1), crc: self.crc })
     }
 
@@ -264,7 +264,7 @@ impl Writer {
     /// One commit before the queue is served.
     pub(crate) fn commit_now(&mut self, ops: Vec<Op>) -> Result<Revision> {
         let (answer, mut result) = oneshot::channel();
-        self.group(vec![Request { ops, untouched: Vec::new(), answer }]);
+        self.group(vec![Request { ops, durable: true, untouched: Vec::new(), answer }]);
         result.try_recv().unwrap_or_else(|_| Err(StoreError::ReadOnly { why: "the commit was not answered".into() }))
     }
 
@@ -274,7 +274,12 @@ impl Writer {
         let mut changed: HashMap<&[u8], Revision> = HashMap::new();
         for request in group {
             let revision = Revision(self.next.0 + judged.passed.len() as u64);
-            match self.refusal(request, &changed, judged.payload.len()) {
+            let begun = Instant::now();
+            let refusal = self.refusal(request, &changed, judged.payload.len());
+            if !request.untouched.is_empty() {
+                self.shared.note_hold(begun);
+            }
+            match refusal {
                 Some(error) => {
                     if let StoreError::Index(why) = &error {
                         judged.index_bad = Some(why.clone());
@@ -340,7 +345,9 @@ impl Writer {
             lock(&self.shared.durable).wrote(active.file(), newest, std::mem::take(&mut events));
         }
         {
+            let begun = Instant::now();
             let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+            self.shared.note_hold(begun);
             for (revision, ops) in passed {
                 for op in *ops {
                     match op {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::{content, metadata};
+use crate::{content, metadata, unpack};
 
 const ROLE: &str = "TORTURE_ROLE";
 const FOLDER: &str = "TORTURE_FOLDER";
@@ -73,8 +73,10 @@ pub(crate) fn run() {
     }
     let verdict = match role.to_str().unwrap() {
         "write-metadata" => return runtime.block_on(metadata::write(&folder, &acks)),
+        "write-images" => return runtime.block_on(unpack::write(&folder, &acks)),
         "write-content" => return runtime.block_on(content::write(&folder, &acks)),
         "check-metadata" | "check-damage" => runtime.block_on(metadata::check(&folder, &acks)),
+        "check-images" => runtime.block_on(unpack::check(&folder, &acks)),
         "check-content" => runtime.block_on(content::check(&folder, &acks)),
         other => panic!("no role {other}"),
     };

@@ -11,12 +11,15 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::dice::{Dice, bytes};
+use crate::metadata::{ACK, Wait};
 use crate::replay::{Checks, folder};
 use crate::{metadata, number};
 use crated_store::Metadata;
 
 const COMMITS: usize = 500;
 const HEADER: usize = 64;
+/// Bytes of a frame before its payload.
+const HEAD: usize = 32;
 
 /// A store, and its acknowledgements in order: the n-th belongs to revision n.
 pub(crate) struct Good {
@@ -68,7 +71,7 @@ struct Damage {
 
 impl Good {
     /// Makes it: one writer, one commit a frame.
-    pub(crate) fn make() -> Self {
+    pub(crate) fn make(soon: bool) -> Self {
         let home = folder();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
@@ -82,7 +85,8 @@ impl Good {
                     let (writer, slot) = (dice.below(4) as u64, dice.below(8) as u64);
                     let count = counts.entry((writer, slot)).or_default();
                     *count += 1;
-                    metadata::commit(&store, &acks, writer, slot, *count).await;
+                    let wait = if soon && dice.coin() { Wait::Soon } else { Wait::Durable };
+                    metadata::commit(&store, &acks, (writer, slot, *count), wait).await;
                 }
             }
         });
@@ -127,7 +131,7 @@ impl Good {
             // the note of the log's end tells even what looks like a torn tail
             let last = aim.part == "log" && aim.lost.contains(&"tail") && files.iter().max() == Some(&file);
             let held = match last.then(|| frames_before(&self.original(&store, &file), &damage)).flatten() {
-                Some(revision) => &acks[..revision * 24],
+                Some(revision) => &acks[..revision * ACK],
                 None => &acks[..],
             };
             std::fs::write(work.path().join("acks"), held).unwrap();
@@ -175,15 +179,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Changes a sled through sled; answers the key.
 fn tamper(index: &Path, how: &str, dice: &mut Dice) -> Vec<u8> {
-    const HEAD: usize = 12;
+    const SEAL: usize = 12;
     let db = sled::Config::new().path(index).flush_every_ms(None).open().unwrap();
     let records: Vec<_> =
-        db.iter().map(Result::unwrap).filter(|(key, value)| key[0] != 0 && value.len() > HEAD).collect();
+        db.iter().map(Result::unwrap).filter(|(key, value)| key[0] != 0 && value.len() > SEAL).collect();
     let (key, value) = &records[dice.below(records.len())];
     let mut value = value.to_vec();
     match how {
         "changed record" => {
-            let at = HEAD + dice.below(value.len() - HEAD);
+            let at = SEAL + dice.below(value.len() - SEAL);
             value[at] ^= 1 << dice.below(8);
             drop(db.insert(key, value).unwrap());
         }
@@ -236,8 +240,8 @@ fn hurt(file: &Path, within: Option<Range<usize>>, dice: &mut Dice) -> Damage {
 fn last_frame(segment: &[u8]) -> Range<usize> {
     let mut at = HEADER;
     let mut last = at..at;
-    while segment.get(at..at + 4) == Some(b"GRP2") {
-        last = at..at + 28 + u32::from_le_bytes(segment[at + 4..at + 8].try_into().unwrap()) as usize;
+    while segment.get(at..at + 4) == Some(b"GRP3") {
+        last = at..at + HEAD + u32::from_le_bytes(segment[at + 4..at + 8].try_into().unwrap()) as usize;
         at = last.end;
     }
     last
@@ -251,7 +255,7 @@ fn frames_before(segment: &[u8], damage: &Damage) -> Option<usize> {
     let (mut held, mut last) = (newest, at);
     while segment.get(at..at + 4) == Some(b"GRP3") {
         last = at;
-        let end = at + 32 + number(at + 4);
+        let end = at + HEAD + number(at + 4);
         newest += number(at + 24);
         if end <= damage.start {
             held = newest;

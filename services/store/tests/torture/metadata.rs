@@ -1,6 +1,7 @@
 //! Writers over pairs of records, and the comparison of a store with what they were told.
 //!
-//! Each writer counts slots up; a commit puts (or, each fifth time, deletes) both records of a slot's pair and logs one event.
+//! Each writer counts slots up; a commit puts (or, each fifth time, deletes) both records of a slot's pair and logs one event. Some
+//! commits do not wait for the disk: a power cut may take those, with all that came later, and never one that came before a durable one.
 
 use bytes::Bytes;
 use crated_core::record::Event;
@@ -24,6 +25,16 @@ const LIVES: usize = 3;
 
 /// Newest acknowledged count by writer and slot.
 pub(crate) type Acked = BTreeMap<(u64, u64), u64>;
+
+/// Bytes of an acknowledgement: writer, slot, count, twice the revision (and one more where it was not durable).
+pub(crate) const ACK: usize = 32;
+
+/// Whether a commit waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Durable,
+    Soon,
+}
 
 /// Small segments, so that everything happens often.
 pub(crate) fn options() -> Options {
@@ -58,21 +69,31 @@ pub(crate) fn ops(writer: u64, slot: u64, count: u64) -> Vec<Op> {
 }
 
 /// Commits and acknowledges in one unbuffered write.
-pub(crate) async fn commit(store: &Metadata, acks: &File, writer: u64, slot: u64, count: u64) {
-    store.commit(ops(writer, slot, count)).await.unwrap();
+pub(crate) async fn commit(store: &Metadata, acks: &File, (writer, slot, count): (u64, u64, u64), wait: Wait) {
+    let ops = ops(writer, slot, count);
+    let revision = match wait {
+        Wait::Durable => store.commit(ops).await.unwrap().0 * 2,
+        Wait::Soon => store.commit_soon(ops).await.unwrap().0 * 2 + 1,
+    };
     let mut ack = Vec::new();
-    [writer, slot, count].iter().for_each(|number| ack.extend(number.to_le_bytes()));
+    [writer, slot, count, revision].iter().for_each(|number| ack.extend(number.to_le_bytes()));
     (&*acks).write_all(&ack).unwrap();
 }
 
-/// Acknowledgements of a file.
-pub(crate) fn acked(path: &Path) -> Acked {
+/// What the acknowledgements of a file say of a store that reaches to `reach`.
+fn acked(path: &Path, reach: u64) -> Result<Acked, String> {
     let mut acked = Acked::new();
-    for ack in std::fs::read(path).unwrap_or_default().chunks_exact(24) {
+    for ack in std::fs::read(path).unwrap_or_default().chunks_exact(ACK) {
         let number = |at: usize| u64::from_le_bytes(ack[at..at + 8].try_into().unwrap());
-        acked.insert((number(0), number(8)), number(16));
+        let (revision, soon) = (number(24) / 2, number(24) % 2 == 1);
+        if revision <= reach {
+            let newest = acked.entry((number(0), number(8))).or_default();
+            *newest = number(16).max(*newest);
+        } else if !soon {
+            return Err(format!("lost: the store ends at revision {reach}, {revision} was acknowledged as durable"));
+        }
     }
-    acked
+    Ok(acked)
 }
 
 /// The child that writes.
@@ -88,7 +109,8 @@ pub(crate) async fn write(folder: &Path, acks: &Path) {
                 for _ in 0..COMMITS / LIVES {
                     let slot = dice.below(SLOTS as usize);
                     counts[slot] += 1;
-                    commit(&store, &acks, writer, slot as u64, counts[slot]).await;
+                    let wait = if dice.below(3) == 0 { Wait::Soon } else { Wait::Durable };
+                    commit(&store, &acks, (writer, slot as u64, counts[slot]), wait).await;
                 }
                 counts
             })
@@ -101,8 +123,8 @@ pub(crate) async fn write(folder: &Path, acks: &Path) {
 
 /// The child that checks a folder after a cut or damage, goes on with it and checks once more.
 pub(crate) async fn check(folder: &Path, acks: &Path) -> Verdict {
-    let acked = acked(acks);
     let mut notes = Vec::new();
+    let mut told = None;
     for round in 0..2 {
         let (store, report) = match Metadata::open(&folder.join("metadata"), options()) {
             Ok(opened) => opened,
@@ -114,6 +136,10 @@ pub(crate) async fn check(folder: &Path, acks: &Path) -> Verdict {
             return Verdict::Wrong(format!("mended twice: {report:?}"));
         }
         let healed = report.healed.is_some() || !notes.is_empty();
+        let acked = match told.clone().map_or_else(|| acked(acks, report.revision.0), Ok) {
+            Ok(acked) => told.insert(acked).clone(),
+            Err(why) => return Verdict::Wrong(format!("round {round}: {why} {report:?}")),
+        };
         if let Err(why) = compare(&store, &acked, !healed).await {
             return Verdict::Wrong(format!("round {round}: {why} {report:?}"));
         }

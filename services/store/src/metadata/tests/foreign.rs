@@ -90,8 +90,8 @@ async fn a_log_that_lost_its_end_is_not_an_older_one() {
                 "frames" => {
                     let mut bytes = std::fs::read(&last).unwrap();
                     let segment = Segment::read(&last, Revision(u64::MAX), |_, _| {}).unwrap();
-                    let ends = (0..segment.end as usize).filter(|at| bytes[*at..].starts_with(frame::MAGIC));
-                    let from = ends.last().unwrap();
+                    let magic = frame::Format::Three.magic();
+                    let from = (0..segment.end as usize).rfind(|at| bytes[*at..].starts_with(magic)).unwrap();
                     bytes[from..].fill(0);
                     std::fs::write(&last, bytes).unwrap();
                 }

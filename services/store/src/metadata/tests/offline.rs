@@ -36,7 +36,7 @@ async fn a_sound_store_is_only_looked_at() {
     let before = listing(folder.path());
     let check = offline::check(folder.path()).unwrap();
     assert_eq!((check.state, check.revision, check.records), (State::Sound, Revision(300), 100), "{check:?}");
-    assert!(check.problems.is_empty() && check.schema == 1);
+    assert!(check.problems.is_empty() && check.schema == 2);
     assert_eq!(exported(folder.path()).unwrap().1.len(), 100);
     assert_eq!(listing(folder.path()), before);
     let (_store, _) = open(folder.path(), small());
@@ -69,7 +69,7 @@ async fn what_is_exported_is_imported_with_its_revisions() {
     assert_eq!(again.fault(), Fault::AlreadyExists);
     let short = offline::import(&to.path().join("short"), header, records.into_iter().skip(1).map(Ok)).unwrap_err();
     assert_eq!(short.fault(), Fault::Invalid);
-    let newer = offline::import(&to.path().join("newer"), Header { schema: 2, ..header }, Vec::new()).unwrap_err();
+    let newer = offline::import(&to.path().join("newer"), Header { schema: 3, ..header }, Vec::new()).unwrap_err();
     assert_eq!(newer.fault(), Fault::Unsupported);
 }
 

@@ -72,7 +72,10 @@ impl Writer {
         Ok(())
     }
 
+    /// Gives an index what it has not got. It never runs ahead of what the disk has of the log: a snapshot of it would, too.
     fn catch_up(&self, index: &Index) -> Result<()> {
+        let log = self.folder.join("log");
+        self.shared.sync().map_err(|source| StoreError::io("sync", &log, &source))?;
         replay(index, self.segments.iter().map(|segment| segment.1.as_path()))?;
         let applied = index.tally().applied;
         if applied.0 + 1 != self.next.0 {
@@ -86,11 +89,7 @@ impl Writer {
         if self.dead.is_some() || self.shared.index().is_sled() {
             return;
         }
-        let caught_up = self.catch_up(&index).and_then(|()| {
-            let log = self.folder.join("log"); // the index never runs ahead of what the disk has of the log
-            self.shared.sync().map_err(|source| StoreError::io("sync", &log, &source))
-        });
-        match caught_up {
+        match self.catch_up(&index) {
             Ok(()) => {
                 tracing::info!("the metadata index is in sled again");
                 self.shared.replace_index(index); // the one in memory is free now
