@@ -7,6 +7,7 @@ mod bundle;
 mod latency;
 mod load;
 mod memory;
+mod network;
 mod series;
 mod tree;
 
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What may be named on the command line.
-const CASES: [&str; 5] = ["run", "runtime", "exec", "load", "memory"];
+const CASES: [&str; 6] = ["run", "runtime", "exec", "load", "memory", "network"];
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +70,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted("memory") {
         memory::measure(&bench, &mut table);
+    }
+    if wanted("network") {
+        network::measure(&bench, &mut table)?;
     }
     print!("{table}");
     Ok(())

@@ -106,7 +106,7 @@ fn foreign(kernel: &Kernel, found: &mut Vec<Finding>) {
             found.push(finding(
                 &subject,
                 what,
-                "let our bridges through there, as docs/networks.md shows; docker's DOCKER-USER is such a place",
+                "let our bridges through there, as docs/packets.md shows; docker's DOCKER-USER is such a place",
             ));
         }
     }

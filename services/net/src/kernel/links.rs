@@ -2,10 +2,12 @@
 
 use crated_core::fail;
 use crated_core::network::Network;
+use crated_sys::netlink::conntrack::{self, Flow};
 use crated_sys::netlink::route::{self, Kind, Link, NewLink, Port};
 use crated_sys::{Errno, SysError};
 use crated_types::{Error, Fault, Kind as Object, Result};
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::inside::Inside;
@@ -219,10 +221,16 @@ impl Kernel {
         if stale.is_empty() {
             return;
         }
-        let which = |flow: &crated_sys::netlink::conntrack::Flow| {
-            stale.contains(&(flow.protocol, flow.original.destination_port))
+        let local: HashSet<IpAddr> = match self.route(|socket| socket.addresses()) {
+            Ok(addresses) => addresses.into_iter().map(|one| one.address).collect(),
+            Err(error) => return tracing::warn!(%error, "tracked connections could not be dropped"),
         };
-        match crated_sys::netlink::conntrack::remove(which) {
+        // Only what came to the host itself: a container's own questions to a far port 53 go on.
+        let which = |flow: &Flow| {
+            stale.contains(&(flow.protocol, flow.original.destination_port))
+                && local.contains(&flow.original.destination)
+        };
+        match conntrack::remove(which) {
             Ok(count) => tracing::debug!(count, "tracked connections dropped"),
             Err(error) => tracing::warn!(%error, "tracked connections could not be dropped"),
         }

@@ -1,6 +1,6 @@
 //! The text and the elements of our table. What changes by network or container is an element, never a rule.
 //!
-//! docs/networks.md draws the ways of packets through it.
+//! docs/packets.md draws the ways of packets through it.
 
 use crated_core::network::{Network, Protocol};
 use crated_sys::netlink::nft::Element;

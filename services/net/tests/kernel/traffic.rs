@@ -1,4 +1,4 @@
-//! Real packets on every way that docs/networks.md draws, and those that must not pass.
+//! Real packets on every way that docs/packets.md draws, and those that must not pass.
 
 use super::host::*;
 use crated_core::Networks;
