@@ -1,7 +1,7 @@
 //! `crated metadata`: the metadata store without its daemon, looked at, written out as JSON lines, read in, mended.
 //!
 //! ```text
-//! {"crated_metadata":1,"schema":1,"revision":812,"records":2}
+//! {"crated_metadata":1,"schema":2,"revision":812,"records":2}
 //! {"key":"blobs/default/sha256:…","revision":7,"value":"<base64>"}          key_base64 in place of key where it is no text
 //! ```
 
@@ -223,7 +223,7 @@ mod tests {
             (lines[1].to_owned(), "line 1 is no header"),
             (format!("{}\n{}\n{{}}", lines[0], lines[1]), "line 3 is no record"),
             (format!("{}\n{}", lines[0], lines[1]), "says 2 records, there are 1"),
-            (lines[0].replace("\"schema\":1", "\"schema\":2"), "newer crated"),
+            (lines[0].replace("\"schema\":1", "\"schema\":3"), "newer crated"),
             (String::new(), "it is empty"),
         ] {
             std::fs::write(&file, text).unwrap();
