@@ -54,6 +54,8 @@ struct Inner {
     target: Target,
     queue: RefCell<Queue>,
     changed: Notify,
+    /// Somebody called: a daemon is there again.
+    called: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +77,15 @@ impl Events {
             None => Target::Nowhere,
         };
         let namespace = args.namespace.clone();
-        Self { inner: Rc::new(Inner { namespace, target, queue: RefCell::default(), changed: Notify::new() }) }
+        Self {
+            inner: Rc::new(Inner {
+                namespace,
+                target,
+                queue: RefCell::default(),
+                changed: Notify::new(),
+                called: Notify::new(),
+            }),
+        }
     }
 
     /// Queues an event; times of one shim's events grow strictly, so that a daemon can tell repetitions.
@@ -104,6 +114,11 @@ impl Events {
         });
         drop(queue);
         self.inner.changed.notify_waiters();
+    }
+
+    /// A daemon called: what waits for one is sent now.
+    pub(crate) fn called(&self) {
+        self.inner.called.notify_one();
     }
 
     /// Ends when every event is acknowledged.
@@ -136,8 +151,10 @@ impl Events {
                 Err(error) if may_pass(&error) => {
                     log::debug(format_args!("event {} waits: {error}", event.topic));
                     client = None;
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAITS.1);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => wait = (wait * 2).min(WAITS.1),
+                        () = self.inner.called.notified() => wait = WAITS.0,
+                    }
                     continue;
                 }
                 Err(error) => log::error(format_args!("event {} is refused: {error}", event.topic)),

@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 const MAILBOX: usize = 128;
 /// How long the last events and the last output may take at the end.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a shim without a container waits for its first: whoever started it may have died in between.
+const LONELY: Duration = Duration::from_secs(60);
 const SIGPIPE: i32 = 13;
 
 /// Whose shim it is.
@@ -117,10 +119,16 @@ async fn serve(args: &Args, owner: Owner, listener: UnixListener, socket: &std::
     let serving = tokio::task::spawn_local(async move { server.serve(listener).await });
     let sending = tokio::task::spawn_local(events.clone().run());
     log::info(format_args!("shim of {} serves in namespace {}", args.id, args.namespace));
+    let lonely = tokio::time::sleep(lonely());
+    tokio::pin!(lonely);
+    let mut waits = true;
     loop {
         let next = tokio::select! {
             op = incoming.recv() => match op {
-                Some(op) => keeper.handle(op),
+                Some(op) => {
+                    events.called();
+                    keeper.handle(op)
+                }
                 None => Next::End,
             },
             _ = children.recv() => {
@@ -129,7 +137,12 @@ async fn serve(args: &Args, owner: Owner, listener: UnixListener, socket: &std::
             }
             _ = terminations.recv() => on_signal("SIGTERM", &keeper),
             _ = interrupts.recv() => on_signal("SIGINT", &keeper),
+            () = &mut lonely, if waits => {
+                log::warn(format_args!("no container came: the shim ends"));
+                Next::End
+            }
         };
+        waits &= keeper.is_empty();
         if next == Next::End {
             break;
         }
@@ -143,6 +156,15 @@ async fn serve(args: &Args, owner: Owner, listener: UnixListener, socket: &std::
     serving.abort();
     switchboard.unlink();
     Ok(())
+}
+
+/// [`LONELY`]; builds with debug assertions let `CRATED_SHIM_LONELY_MS` say less, for a test.
+fn lonely() -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(told) = std::env::var("CRATED_SHIM_LONELY_MS").ok().and_then(|text| text.parse().ok()) {
+        return Duration::from_millis(told);
+    }
+    LONELY
 }
 
 fn on_signal(name: &str, keeper: &Keeper) -> Next {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -107,6 +107,24 @@ impl Daemon {
     #[track_caller]
     pub fn restart(&mut self) {
         self.stop();
+        if let Some(status) = self.try_start() {
+            panic!("crated ended with {status}:\n{}", self.log());
+        }
+    }
+
+    /// Sets a variable of its environment, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: impl Into<String>) {
+        self.options.env.retain(|(known, _)| known != name);
+        self.options.env.push((name.into(), value.into()));
+    }
+
+    /// Starts it, as [`Daemon::restart`] does, where it may die before its READY: then it answers how.
+    ///
+    /// # Panics
+    /// Where it runs already, or neither ends nor gets ready.
+    #[track_caller]
+    pub fn try_start(&mut self) -> Option<ExitStatus> {
+        assert!(self.child.is_none(), "the daemon runs");
         self.starts += 1;
         let folder = self.folder.path();
         let config = folder.join("config.toml");
@@ -133,14 +151,52 @@ impl Daemon {
             .stderr(log);
         let mut child = command.spawn().expect("start crated");
         let mut buffer = [0; 256];
-        eventually("crated gets ready", || {
+        let ended = eventually("crated gets ready", || {
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("crated ended with {status}:\n{}", self.log());
+                return Some(Some(status));
             }
             let count = notified.recv(&mut buffer).ok()?;
-            String::from_utf8_lossy(&buffer[..count]).contains("READY=1").then_some(())
+            String::from_utf8_lossy(&buffer[..count]).contains("READY=1").then_some(None)
         });
-        self.child = Some(child);
+        if ended.is_none() {
+            self.child = Some(child);
+        }
+        ended
+    }
+
+    /// Whether it is there; one that has died is taken note of, so that it can be started again.
+    ///
+    /// # Panics
+    /// Where its process cannot be waited for.
+    pub fn lives(&mut self) -> bool {
+        if self.child.as_mut().is_some_and(|child| child.try_wait().expect("wait").is_some()) {
+            self.child = None;
+        }
+        self.child.is_some()
+    }
+
+    /// What of containers is there beside the daemon: processes, mounts, cgroups, bundles, folders.
+    #[must_use]
+    pub fn traces(&self) -> Vec<String> {
+        let own = self.child.as_ref().map(Child::id);
+        self.before.left(self.folder.path(), &self.root(), &self.state(), own)
+    }
+
+    /// What a power cut or a reboot does: daemon, shims and containers end at once, mounts and cgroups are gone, the state
+    /// folder is empty where it is a tmpfs. The next start finds another boot.
+    ///
+    /// # Panics
+    /// Where something of it does not end.
+    #[track_caller]
+    pub fn reboot(&mut self, boot: &str, tmpfs: bool) {
+        if self.child.is_some() {
+            self.kill();
+        }
+        crate::leak::end_all_below(self.folder.path(), &self.root());
+        if tmpfs {
+            let _ = std::fs::remove_dir_all(self.state());
+        }
+        self.set_env("CRATED_BOOT_ID", boot);
     }
 
     /// kill -9.

@@ -28,17 +28,19 @@ impl Leftovers {
         let mut left = Vec::new();
         let clean = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             eventually("nothing is left", || {
-                reap_orphans();
-                left = self.left(folder, root, state);
+                left = self.left(folder, root, state, None);
                 left.is_empty().then_some(())
             });
         }));
         assert!(clean.is_ok(), "left behind:\n{}\n--- crated's log:\n{log}", left.join("\n"));
     }
 
-    fn left(&self, folder: &Path, root: &Path, state: &Path) -> Vec<String> {
+    /// What is there of the daemon below `folder`, but for its own process.
+    pub(crate) fn left(&self, folder: &Path, root: &Path, state: &Path, daemon: Option<u32>) -> Vec<String> {
+        reap_orphans();
         let mut left: Vec<String> = mounts(folder).into_iter().map(|mount| format!("mount {mount}")).collect();
-        left.extend(processes(folder).into_iter().map(|(pid, line)| format!("process {pid}: {line}")));
+        let others = processes(folder).into_iter().filter(|(pid, _)| Some(pid.cast_unsigned()) != daemon);
+        left.extend(others.map(|(pid, line)| format!("process {pid}: {line}")));
         // Cgroups are named by container ids, 64 digits: other tests that run meanwhile have theirs, too.
         let known: BTreeSet<PathBuf> = self.cgroups.clone();
         let ids = container_ids(root);
@@ -161,6 +163,32 @@ fn children() -> Vec<i32> {
         found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     found
+}
+
+/// Ends everything below a folder, as a power cut does, and removes its mounts and cgroups, as a boot does.
+///
+/// # Panics
+/// Where a process does not die.
+#[track_caller]
+pub(crate) fn end_all_below(folder: &Path, root: &Path) {
+    eventually("every process is dead", || {
+        let left = processes(folder);
+        for (pid, _) in &left {
+            let _ = crated_sys::process::kill(*pid, 9);
+        }
+        reap_orphans();
+        left.is_empty().then_some(())
+    });
+    for point in mounts(folder) {
+        let _ = crated_sys::mount::umount(Path::new(&point), crated_sys::mount::MntFlags::MNT_DETACH);
+    }
+    let ids = container_ids(root);
+    // Deepest first; what is busy is somebody else's.
+    for path in cgroups().into_iter().rev() {
+        if ids.iter().any(|id| path.to_string_lossy().contains(id.as_str())) {
+            let _ = fs::remove_dir(path);
+        }
+    }
 }
 
 /// Ends what a failed test leaves running.

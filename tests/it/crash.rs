@@ -243,3 +243,24 @@ fn a_pull_is_resumed_or_done_again() {
     assert_eq!(snapshots.lines().count(), 2, "one committed layer and a title:\n{snapshots}");
     daemon.finish();
 }
+
+#[test]
+fn a_shim_that_is_given_no_container_ends_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut shim = Command::new(crated_tests::programs().join("containerd-shim-crated-v2"))
+        .args(["-namespace", "default", "-id", "c1", "-address", "/nowhere", "-bundle"])
+        .arg(folder.path())
+        .arg("serve")
+        .env("CRATED_SOCKET", &socket)
+        .env("CRATED_SHIM_LONELY_MS", "300")
+        .env("TTRPC_ADDRESS", folder.path().join("nobody"))
+        .stdin(std::os::fd::OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it ends", || shim.try_wait().unwrap());
+    assert!(!socket.exists(), "and takes its socket along");
+}

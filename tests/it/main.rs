@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod api;
 mod crash;
 mod ctr;
 mod faults;
 mod images;
 mod life;
+mod reboot;
 mod reflect;
+mod scale;

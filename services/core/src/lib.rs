@@ -1,9 +1,10 @@
-//! Ports and records of the daemon, without I/O: the traits in which the services of floor 2 meet.
+//! Ports and records of the daemon, almost without I/O: the traits in which the services of floor 2 meet.
 //!
 //! `services/store` implements metadata, content, snapshots, leases, images, containers, namespaces and events;
 //! `services/image` the differ; `services/task` the tasks; `services/engine` and the gRPC adapters use them.
 //! Every namespaced call takes a [`crated_types::Scope`].
 
+pub mod boot;
 pub mod container;
 pub mod content;
 pub mod diff;

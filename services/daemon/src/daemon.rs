@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::RoutesBuilder;
 
 /// Why the daemon does not run.
@@ -68,6 +69,8 @@ pub struct Daemon {
     config: Config,
     life: Life,
     started: Started,
+    /// Hears shims.
+    shims: AbortOnDropHandle<()>,
     _lock: RootLock,
 }
 
@@ -111,9 +114,9 @@ impl Daemon {
         unix::check_free(&config.ttrpc_address())?;
         let shared = Shared::default();
         match Self::start_locked(&config, &shared).await {
-            Ok(started) => {
+            Ok((started, shims)) => {
                 tell(&config, &started);
-                Ok(Self { config, life: shared.life, started, _lock: lock })
+                Ok(Self { config, life: shared.life, started, shims, _lock: lock })
             }
             Err(failure) => {
                 shared.life.stop.cancel();
@@ -122,16 +125,19 @@ impl Daemon {
         }
     }
 
-    async fn start_locked(config: &Config, shared: &Shared) -> std::result::Result<Started, Failure> {
+    async fn start_locked(
+        config: &Config,
+        shared: &Shared,
+    ) -> std::result::Result<(Started, AbortOnDropHandle<()>), Failure> {
         let started = builtin::registry(shared).start(config).await?;
         // Shims keep what happened while no daemon was there, and do not end before it is taken.
-        hear_shims(config, &shared.life, &started)?;
+        let shims = hear_shims(config, &started)?;
         builtin::recover(&started, shared).await?;
         let stack = Self::stack(config, shared, &started)?;
         listen(config, &shared.life, stack).await?;
         // Recovery and descriptors left much free memory behind.
         crated_sys::malloc::trim();
-        Ok(started)
+        Ok((started, shims))
     }
 
     /// The server's layers over all adapters; tells introspection what there is.
@@ -176,6 +182,9 @@ impl Daemon {
         if drained.is_err() {
             tracing::warn!(tasks = self.life.tracker.len(), "not everything ended in time");
         }
+        // Dropped with its socket, before another daemon may take the place.
+        self.shims.abort();
+        let _ = self.shims.await; // "cancelled" is what it says
         tracing::info!("crated has stopped");
     }
 }
@@ -188,14 +197,17 @@ fn folder(path: &Path, mode: u32) -> Result<()> {
     })
 }
 
-/// The socket for the events of shims.
-fn hear_shims(config: &Config, life: &Life, started: &Started) -> Result<()> {
+/// The socket for the events of shims. It is there until the drain is over: what ends meanwhile is told by its shim, which does
+/// not end before it was heard.
+fn hear_shims(config: &Config, started: &Started) -> Result<AbortOnDropHandle<()>> {
     let main = &config.listeners;
     let ttrpc = Socket::bind(&config.ttrpc_address(), main.mode, main.uid, main.gid)?;
-    if let Some(server) = builtin::ttrpc(started) {
-        life.tracker.spawn(ttrpc.serve_ttrpc(server, life.clone()));
-    }
-    Ok(())
+    let server = builtin::ttrpc(started);
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Some(server) = server {
+            ttrpc.serve_ttrpc(server).await;
+        }
+    })))
 }
 
 async fn listen(config: &Config, life: &Life, stack: Stack) -> Result<()> {

@@ -186,8 +186,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn new(metadata: Arc<dyn MetadataStore>) -> Self {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Self { metadata, boot_id }
+        Self { metadata, boot_id: crated_core::boot::id().unwrap_or_default() }
     }
 
     /// Commits the intent with `with`.

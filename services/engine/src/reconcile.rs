@@ -4,6 +4,7 @@
 use crated_core::ProcessStatus;
 use crated_types::{Actor, ContainerId, Error, Namespace, Result, Scope};
 use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -17,8 +18,10 @@ use crate::record::{Desired, LIVES, Life, StartArguments};
 use crate::restart::Policy;
 use crate::watch::{Seen, exit_of};
 
-/// How long the daemon's start waits for what the reconciler does.
+/// How long the daemon's start waits for what the reconciler does …
 const PATIENCE: Duration = Duration::from_secs(1);
+/// … and how long after the last that came to its end: one that hangs delays nobody else.
+const LULL: Duration = Duration::from_millis(200);
 /// Tasks that are asked at once.
 const AT_ONCE: usize = 16;
 /// Status of a process whose end nobody saw.
@@ -128,7 +131,8 @@ impl Engine {
                 Kinds::Restart => engine.drive_restart(&mut open).await.map(drop),
                 _ => engine.drive_stop(&mut open).await,
             };
-            if let Err(error) = ended.and(engine.close_stop(open).await) {
+            let closed = engine.close_stop(open, ended.as_ref().err()).await;
+            if let Err(error) = ended.and(closed) {
                 tracing::error!(kind, container, %error, "an operation that was left open failed");
             }
         });
@@ -291,27 +295,40 @@ fn wants_start(life: &Life, id: &str, rebooted: bool) -> bool {
     life.restarting || (rebooted && (policy == Policy::Always || (policy == Policy::UnlessStopped && !stopped)))
 }
 
-/// What ends before `until`; the rest goes on, and tells of its failures itself.
+/// What ends before `until` and without a lull; the rest goes on, and tells of its failures itself.
 async fn in_time<T: Send + 'static>(
     jobs: Vec<(String, JoinHandle<Result<T>>)>,
     until: Instant,
 ) -> Vec<(String, Result<T>)> {
     let mut ended = Vec::new();
-    for (what, mut job) in jobs {
-        match tokio::time::timeout_at(until, &mut job).await {
-            Ok(answer) => {
-                let answer = answer.unwrap_or_else(|gone| {
-                    Err(Error::internal("the reconciler did not end by itself").caused_by(gone))
-                });
-                ended.push((what, answer));
+    let mut open: FuturesUnordered<_> = jobs
+        .into_iter()
+        .map(|(what, job)| async move {
+            let answer = job
+                .await
+                .unwrap_or_else(|gone| Err(Error::internal("the reconciler did not end by itself").caused_by(gone)));
+            (what, answer)
+        })
+        .collect();
+    let mut quiet = until;
+    while !open.is_empty() {
+        match tokio::time::timeout_at(quiet, open.next()).await {
+            Ok(Some(answer)) => {
+                ended.push(answer);
+                quiet = until.min(Instant::now() + LULL);
             }
+            Ok(None) => break,
             Err(_) => {
-                tracing::warn!(job = what, "goes on beside the start of the daemon");
+                tracing::warn!(jobs = open.len(), "these go on beside the start of the daemon");
                 tokio::spawn(async move {
-                    if let Ok(Err(error)) = job.await {
-                        tracing::error!(job = what, %error, "stays open");
+                    while let Some((what, answer)) = open.next().await {
+                        match answer {
+                            Ok(_) => tracing::info!(job = what, "ended beside the start of the daemon"),
+                            Err(error) => tracing::error!(job = what, %error, "stays open"),
+                        }
                     }
                 });
+                break;
             }
         }
     }

@@ -209,7 +209,7 @@ impl Engine {
         self.journal.turn_back(open, reason).await?;
         let scope = open.scope.clone();
         if let Some(task) = self.task(&scope, id).await? {
-            open.step("undo task", end_task(&*task)).await?;
+            open.step("undo", end_task(&*task)).await?;
         }
         let status = match reason.fault() {
             Fault::CommandNotFound => 127,
@@ -293,6 +293,8 @@ pub(crate) async fn end_task(task: &dyn Task) -> Result<()> {
     let state = match task.state(None).await {
         Ok(state) => state.status,
         Err(error) if error.is_not_found() => return Ok(()),
+        // Its shim hangs: deleting the task ends both.
+        Err(error) if error.fault() == Fault::TimedOut => ProcessStatus::Stopped,
         Err(error) => {
             tracing::warn!(container = %task.id(), %error, "state of a task that is to end");
             ProcessStatus::Unknown

@@ -77,8 +77,10 @@ impl Engine {
         };
         match open {
             Some(mut open) => {
-                self.drive_stop(&mut open).await?;
-                self.close_stop(open).await
+                // One that failed is over, too: the daemon's next start must not stop what was started since.
+                let ended = self.drive_stop(&mut open).await;
+                let closed = self.close_stop(open, ended.as_ref().err()).await;
+                ended.and(closed)
             }
             None => {
                 let mut steps = Steps(None);
@@ -95,12 +97,13 @@ impl Engine {
     }
 
     /// The last commit of a stop: the container may be gone by then.
-    pub(crate) async fn close_stop(&self, open: Open) -> Result<()> {
+    pub(crate) async fn close_stop(&self, open: Open, failed: Option<&Error>) -> Result<()> {
+        let outcome = failed.map_or_else(|| "done".to_owned(), |error| format!("failed: {error}"));
         let scope = open.scope.clone();
         let slot = self.slots.get(scope.namespace.as_str(), open.subject());
         let _turn = slot.lock().await;
         let there = self.deps.containers.get(&scope, &ContainerId::new(open.subject())?).await.is_ok();
-        let closing = if there { self.journal.closing(&open, "done").await? } else { self.journal.forgetting(&open) };
+        let closing = if there { self.journal.closing(&open, &outcome).await? } else { self.journal.forgetting(&open) };
         self.commit(closing).await.map(drop)
     }
 
@@ -180,7 +183,7 @@ impl Engine {
                 )?
             };
             let answer = engine.drive_restart(&mut open).await;
-            engine.close_stop(open).await?;
+            engine.close_stop(open, answer.as_ref().err()).await?;
             answer
         })
         .await

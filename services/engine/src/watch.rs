@@ -212,6 +212,7 @@ impl Engine {
     }
 
     async fn exited(self: &Arc<Self>, scope: &Scope, id: &ContainerId, exit: TaskExit) -> Result<()> {
+        crated_core::fail::point("engine.watch.exit")?;
         let slot = self.slots.get(scope.namespace.as_str(), id.as_str());
         let _turn = slot.lock().await;
         let record = self.task(scope, id).await?.and_then(|task| task.record().exit);

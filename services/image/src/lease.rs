@@ -1,14 +1,19 @@
 //! Work under a lease, so that the collector does not take what no image names yet.
 
 use crate::service::Inner;
-use crated_core::LeaseStore;
+use crated_core::{LeaseStore, ResourceKind};
+use crated_types::filter::Filter;
 use crated_types::label::GC_EXPIRE;
 use crated_types::{Labels, LeaseId, Result, Scope};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long what a crash left is kept for a second attempt.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// What identifiers of our leases begin with.
+const OURS: &str = "crated-";
 
 /// Runs `work` on the service's tracker under the scope's lease, or under one of its own that ends with it. Whoever asked
 /// may go away: the work goes on to its end.
@@ -29,8 +34,11 @@ where
             return work(scope).await;
         }
         let id = LeaseId::new(&format!("crated-{kind}-{:016x}", crate::unpack::random()))?;
+        let _ours = service.leased.enter(id.as_str());
         create(&*service.leases, &scope, &id).await?;
+        crated_core::fail::moment("image.lease.begun");
         let answer = work(scope.with_lease(id.clone())).await;
+        crated_core::fail::moment("image.lease.end");
         end(&*service.leases, &scope, &id).await;
         answer
     };
@@ -47,7 +55,8 @@ async fn create(leases: &dyn LeaseStore, scope: &Scope, id: &LeaseId) -> Result<
 }
 
 /// Makes a lease that expires in a day; one of an earlier attempt gets a new day, with all that it holds.
-pub(crate) async fn renew(leases: &dyn LeaseStore, scope: &Scope, id: &LeaseId) -> Result<()> {
+pub(crate) async fn renew(service: &Inner, scope: &Scope, id: &LeaseId) -> Result<()> {
+    let leases = &*service.leases;
     match create(leases, scope, id).await {
         Err(error) if error.is_already_exists() => {}
         answer => return answer,
@@ -55,6 +64,7 @@ pub(crate) async fn renew(leases: &dyn LeaseStore, scope: &Scope, id: &LeaseId) 
     // A lease's labels cannot be changed: another one holds the resources while it is made anew.
     let held = leases.resources(scope, id).await?;
     let bridge = LeaseId::new(&format!("{id}-{:016x}", crate::unpack::random()))?;
+    let _ours = service.leased.enter(bridge.as_str());
     create(leases, scope, &bridge).await?;
     for resource in &held {
         leases.add(scope, &bridge, resource.clone()).await?;
@@ -66,6 +76,42 @@ pub(crate) async fn renew(leases: &dyn LeaseStore, scope: &Scope, id: &LeaseId) 
     }
     end(leases, scope, &bridge).await;
     Ok(())
+}
+
+/// Lets go of what leases of an earlier life of the daemon hold that nobody can go on with: imports, unpacks, the bridges of
+/// renewed pulls, and pulls that hold nothing or whose image has its name. Answers how many those were.
+pub(crate) async fn recover(service: &Inner, scope: &Scope) -> Result<usize> {
+    let mut freed = 0;
+    for lease in service.leases.list(scope, &Filter::parse_all(&[])?).await? {
+        if service.leased.has(&lease.id) || !lease.id.starts_with(OURS) {
+            continue;
+        }
+        let id = LeaseId::new(&lease.id)?;
+        if is_pull(&lease.id) && !is_over(service, scope, &id).await? {
+            continue;
+        }
+        tracing::info!(namespace = %scope.namespace, lease = %id, "letting go of what was left behind");
+        end(&*service.leases, scope, &id).await;
+        freed += 1;
+    }
+    Ok(freed)
+}
+
+/// A pull's own lease, not the bridge of one that was renewed.
+fn is_pull(id: &str) -> bool {
+    id.strip_prefix(OURS).and_then(|rest| rest.strip_prefix("pull-")).is_some_and(|rest| !rest.contains('-'))
+}
+
+/// Whether a pull has nothing to go on with: it holds nothing, or what it holds belongs to an image with a name.
+async fn is_over(service: &Inner, scope: &Scope, id: &LeaseId) -> Result<bool> {
+    let held = service.leases.resources(scope, id).await?;
+    if held.is_empty() {
+        return Ok(true);
+    }
+    let images = service.images.list(scope, &Filter::parse_all(&[])?).await?;
+    let named: BTreeSet<&str> =
+        images.iter().filter_map(|image| Some(image.target.as_ref()?.digest.as_str())).collect();
+    Ok(held.iter().any(|resource| resource.kind == ResourceKind::Content && named.contains(resource.id.as_str())))
 }
 
 /// Lets go; a lease that is gone already is fine, any other failure only costs a day.

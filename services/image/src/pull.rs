@@ -69,7 +69,8 @@ async fn leased(
     // An earlier attempt that was told to stop may still be ending.
     let lock = service.chains.get(id.as_str());
     let _one = lock.lock().await;
-    lease::renew(&*service.leases, scope, &id).await?;
+    let _ours = service.leased.enter(id.as_str());
+    lease::renew(service, scope, &id).await?;
     let under = scope.with_lease(id.clone());
     let answer = run(service, &under, &request, &progress, &stop).await;
     // What a later attempt can go on with is kept for a day.

@@ -4,7 +4,7 @@ use crate::inspect;
 use crate::join::Joins;
 use crate::progress::Progress;
 use crate::registry::{Registry, RegistryConfig};
-use crate::unpack::{Extracting, NamedLocks, Unpacker};
+use crate::unpack::{InUse, NamedLocks, Unpacker};
 use crate::{archive, lease, pull};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,7 +69,9 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) joins: Joins,
     pub(crate) chains: NamedLocks,
-    pub(crate) extracting: Extracting,
+    pub(crate) extracting: InUse,
+    /// Leases of this process.
+    pub(crate) leased: InUse,
 }
 
 impl ImageService {
@@ -85,21 +87,23 @@ impl ImageService {
             options,
             joins: Joins::default(),
             chains: NamedLocks::default(),
-            extracting: Extracting::default(),
+            extracting: InUse::default(),
+            leased: InUse::default(),
         }))
     }
 
-    /// After a crash: removes what unpacks of an earlier life left half done in the scope's namespace, and answers how many
-    /// those were. What was downloaded stays for a day, for the next attempt. Can be called at any time.
+    /// After a crash: removes what unpacks of an earlier life left half done in the scope's namespace, lets go of what its
+    /// imports, unpacks and ended pulls held, and answers how many of all those there were. What a pull was downloading stays
+    /// for a day, for the next attempt. Can be called at any time.
     ///
     /// # Errors
-    /// The snapshotter's.
+    /// The snapshotter's, and those of leases.
     pub async fn recover(&self, scope: &Scope) -> Result<usize> {
         let mut removed = 0;
         for snapshotter in self.0.snapshotters.values() {
             removed += crate::unpack::sweep(&self.0, scope, &**snapshotter, |_| true).await?;
         }
-        Ok(removed)
+        Ok(removed + lease::recover(&self.0, scope).await?)
     }
 
     /// The registry client, for callers that only look.

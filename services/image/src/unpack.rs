@@ -278,24 +278,24 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Extract keys that are in use by this process.
+/// Keys of extracts, or leases, that are in use by this process.
 #[derive(Debug, Default)]
-pub(crate) struct Extracting(Arc<Mutex<std::collections::HashSet<String>>>);
+pub(crate) struct InUse(Arc<Mutex<std::collections::HashSet<String>>>);
 
-impl Extracting {
-    fn has(&self, key: &str) -> bool {
+impl InUse {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
-    fn enter(&self, key: &str) -> ExtractGuard {
+    pub(crate) fn enter(&self, key: &str) -> InUseGuard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
-        ExtractGuard(self.0.clone(), key.to_owned())
+        InUseGuard(self.0.clone(), key.to_owned())
     }
 }
 
-struct ExtractGuard(Arc<Mutex<std::collections::HashSet<String>>>, String);
+pub(crate) struct InUseGuard(Arc<Mutex<std::collections::HashSet<String>>>, String);
 
-impl Drop for ExtractGuard {
+impl Drop for InUseGuard {
     fn drop(&mut self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }

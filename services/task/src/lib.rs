@@ -10,6 +10,7 @@
 //! shim is started as containerd does (`start`, then the address it prints).
 
 mod bundle;
+mod burial;
 mod config;
 mod exits;
 mod foreign;
@@ -17,6 +18,7 @@ mod manager;
 mod own;
 mod restore;
 mod runtime;
+mod settle;
 mod shim;
 mod task;
 

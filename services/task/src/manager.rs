@@ -1,15 +1,16 @@
 //! The manager: makes tasks, finds them, ends them, and notices when a shim dies.
 
 use crate::bundle::{self, Bundle};
+use crate::burial::bury_on;
 use crate::config::Config;
 use crate::exits;
 use crate::foreign;
 use crate::own::{self, Images};
 use crate::runtime;
+use crate::settle::{Making, Settling};
 use crate::shim::Shim;
 use crate::task::{self, Running};
 use async_trait::async_trait;
-use crated_api::containerd::events::{TaskDelete, TaskExit};
 use crated_api::containerd::task::v2 as api;
 use crated_core::metadata::{MetadataStore, Op, Revision};
 use crated_core::record::{Event, ExitRecord, TASKS, TaskRecord};
@@ -19,7 +20,6 @@ use prost::Message;
 use prost_types::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,16 +28,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio_util::task::TaskTracker;
 
-/// Exit status of a task whose shim or host went away (containerd's convention for a kill).
-const LOST: u32 = 137;
-
 /// Starts shims and finds them again.
 #[derive(Debug)]
 pub struct Manager {
     inner: Arc<Inner>,
 }
 
-type Key = (Namespace, ContainerId);
+pub(crate) type Key = (Namespace, ContainerId);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -46,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) tracker: TaskTracker,
     pub(crate) boot_id: String,
     pub(crate) tasks: RwLock<BTreeMap<Key, Arc<Running>>>,
+    pub(crate) settling: Settling,
+    making: Making,
     images: Images,
 }
 
@@ -58,12 +57,18 @@ impl Manager {
         bundle::prepare(&config.root, &config.state)?;
         let boot_id = match &config.boot_id {
             Some(boot_id) => boot_id.clone(),
-            None => std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .map_err(|error| Error::os("read /proc/sys/kernel/random/boot_id", error))?
-                .trim()
-                .to_owned(),
+            None => crated_core::boot::id()?,
         };
-        let inner = Inner { config, store, tracker, boot_id, tasks: RwLock::default(), images: Images::default() };
+        let inner = Inner {
+            config,
+            store,
+            tracker,
+            boot_id,
+            tasks: RwLock::default(),
+            settling: Settling::default(),
+            making: Making::default(),
+            images: Images::default(),
+        };
         Ok(Arc::new(Self { inner: Arc::new(inner) }))
     }
 }
@@ -82,6 +87,13 @@ impl TaskManager for Manager {
     }
 
     async fn get(&self, scope: &Scope, id: &ContainerId) -> Result<Arc<dyn Task>> {
+        self.inner.settled(&scope.namespace, id).await;
+        if let Ok(task) = self.inner.find(&scope.namespace, id) {
+            return Ok(task);
+        }
+        if let Some(_making) = self.inner.making.begin((scope.namespace.clone(), id.clone())) {
+            self.inner.clear(&scope.namespace, id).await?;
+        }
         self.inner.find(&scope.namespace, id).map(|task| task as Arc<dyn Task>)
     }
 
@@ -189,24 +201,19 @@ impl Inner {
         let task = Arc::new(task);
         let key = (task.namespace.clone(), task.id.clone());
         self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(key, task.clone());
-        let (watched, manager) = (task.clone(), Arc::downgrade(self));
+        let (watched, weak) = (task.clone(), Arc::downgrade(self));
         tokio::spawn(async move {
             watched.shim.closed().await;
             if watched.deleting.swap(true, Ordering::SeqCst) {
                 return;
             }
-            let Some(manager) = manager.upgrade() else { return };
             tracing::warn!(namespace = %watched.namespace, container = %watched.id, "shim died");
-            let record = watched.record();
-            if let Err(error) = manager.bury(&watched.namespace, &watched.id, record, "the shim died").await {
-                watched.deleting.store(false, Ordering::SeqCst); // whoever deletes it next tries again
-                tracing::error!(container = %watched.id, %error, "cleaning up behind a dead shim");
-            }
+            bury_on(watched, weak).await;
         });
         task
     }
 
-    fn forget(&self, namespace: &Namespace, id: &ContainerId) -> Option<Arc<Running>> {
+    pub(crate) fn forget(&self, namespace: &Namespace, id: &ContainerId) -> Option<Arc<Running>> {
         self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.clone(), id.clone()))
     }
 
@@ -234,6 +241,11 @@ impl Inner {
             own: program.own,
             ..TaskRecord::default()
         };
+        self.settled(&scope.namespace, &request.id).await;
+        let Some(_making) = self.making.begin((scope.namespace.clone(), request.id.clone())) else {
+            return Err(Error::already_exists(Kind::Task, &request.id).in_namespace(&scope.namespace));
+        };
+        self.clear(&scope.namespace, &request.id).await?;
         crated_core::fail::point("task.create.intent")?;
         let key = TASKS.key(scope.namespace.as_str(), request.id.as_str());
         let intent = vec![Op::Expect(key.clone(), Revision::ABSENT), TASKS.put(key, &record)];
@@ -320,20 +332,6 @@ impl Inner {
         Shim::connect(&self.config, &record.address, record.api_version).await
     }
 
-    /// Takes a failed create back: nothing of it stays.
-    pub(crate) async fn undo(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) -> Result<()> {
-        crated_core::fail::moment("task.undo.kill");
-        self.kill_shim(namespace, id, record).await;
-        crated_core::fail::moment("task.undo.sweep");
-        self.sweep(namespace, id, record).await;
-        let bundle = self.bundle(namespace, id);
-        crated_core::fail::point("task.undo.bundle")?;
-        bundle.remove()?;
-        self.remove_sockets(record);
-        crated_core::fail::point("task.undo.record")?;
-        self.store.commit_soon(vec![Op::Delete(TASKS.key(namespace.as_str(), id.as_str()))]).await.map(drop)
-    }
-
     /// Deletes a stopped task, its shim, bundle and record; one that failed half-way can be asked for again.
     pub(crate) async fn delete(self: &Arc<Self>, namespace: &Namespace, id: &ContainerId) -> Result<Exit> {
         let task = self.find(namespace, id)?;
@@ -350,9 +348,17 @@ impl Inner {
         id: &ContainerId,
         task: &Arc<Running>,
     ) -> Result<Exit> {
+        if task.silent.load(Ordering::SeqCst) {
+            self.kill_shim(namespace, id, &task.record()).await;
+            return self.bury(namespace, id, task.record(), "the shim did not answer").await;
+        }
         let request = api::DeleteRequest { id: id.to_string(), exec_id: String::new() };
         let exit = match task.shim.act("Delete", &request).await {
             Ok(answer) => task::exit(answer),
+            Err(error) if error.fault() == Fault::TimedOut => {
+                self.kill_shim(namespace, id, &task.record()).await;
+                return self.bury(namespace, id, task.record(), "the shim did not answer").await;
+            }
             Err(error) if error.fault() == Fault::Unreachable => {
                 return self.bury(namespace, id, task.record(), "the shim died").await;
             }
@@ -380,155 +386,11 @@ impl Inner {
         self.forget(namespace, id);
         Ok(exit)
     }
-
-    /// The last commit of a task: its record goes, and with it the events come that were never told, where they are `owed`.
-    /// Answers the exit that the record had, else `ended`.
-    async fn close(
-        &self,
-        namespace: &Namespace,
-        id: &ContainerId,
-        known: &TaskRecord,
-        ended: ExitRecord,
-        owed: impl Fn(&TaskRecord) -> bool + Send,
-    ) -> Result<Exit> {
-        let key = TASKS.key(namespace.as_str(), id.as_str());
-        let cause = if ended.reason.is_empty() { "delete" } else { ended.reason.as_str() };
-        loop {
-            let Some((revision, mut record)) = TASKS.get(&*self.store, &key).await? else {
-                let closed = TaskRecord { exit: Some(known.exit.clone().unwrap_or(ended)), ..known.clone() };
-                return exits::of(&closed).ok_or_else(|| Error::internal("an exit that is none"));
-            };
-            record.pid = record.pid.max(known.pid);
-            record.started_at = record.started_at.or(known.started_at);
-            let owed = owed(&record);
-            let mut batch = vec![Op::Expect(key.clone(), revision), Op::Delete(key.clone())];
-            let told = record.exit.is_some();
-            if !told {
-                record.exit = Some(ended.clone());
-                if owed {
-                    batch.push(exit_event(namespace, &record, cause));
-                }
-            }
-            if owed && !record.deleted {
-                batch.push(delete_event(namespace, &record, cause));
-            }
-            // A task without its record is gone after another boot, too; how it ended must be known for ever.
-            let closed = if told { self.store.commit_soon(batch).await } else { self.store.commit(batch).await };
-            match closed {
-                Ok(_) => return exits::of(&record).ok_or_else(|| Error::internal("an exit that is none")),
-                Err(error) if error.fault() == Fault::Conflict => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// A task whose shim is gone: ends its processes, says how it ended (once), and removes every trace.
-    pub(crate) async fn bury(
-        &self,
-        namespace: &Namespace,
-        id: &ContainerId,
-        known: TaskRecord,
-        reason: &str,
-    ) -> Result<Exit> {
-        crated_core::fail::moment("task.bury.sweep");
-        let verdict = self.sweep(namespace, id, &known).await;
-        crated_core::fail::point("task.bury.record")?;
-        let (status, at) = match verdict {
-            Some(verdict) if verdict.exited_at.is_some() => (verdict.exit_status, verdict.exited_at),
-            _ => (LOST, Some(crated_core::time::now())),
-        };
-        let ended = ExitRecord { status, at, oom_killed: false, reason: reason.into() };
-        let owed = |record: &TaskRecord| record.last_event.is_some() || record.pid != 0;
-        let exit = self.close(namespace, id, &known, ended, owed).await?;
-        if let Some(task) = self.forget(namespace, id) {
-            task.ended.send_replace(Some(exit.clone()));
-        }
-        crated_core::fail::point("task.bury.bundle")?;
-        self.bundle(namespace, id).remove()?;
-        self.remove_sockets(&known);
-        Ok(exit)
-    }
-
-    /// Runs the shim's `delete`, which ends whatever is left of a container.
-    async fn sweep(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) -> Option<api::DeleteResponse> {
-        let bundle = Bundle::at(&self.config.root, Path::new(&record.bundle));
-        if !bundle.path.join("config.json").exists() {
-            return None;
-        }
-        let child = foreign::command(&self.config, Path::new(&record.runtime), &bundle, namespace, id)
-            .arg("-bundle")
-            .arg(&bundle.path)
-            .arg("delete")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let output = match child {
-            Ok(child) => tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await,
-            Err(error) => {
-                tracing::warn!(container = %id, program = %record.runtime, %error, "shim delete");
-                return None;
-            }
-        };
-        match output {
-            Ok(Ok(output)) if output.status.success() => api::DeleteResponse::decode(output.stdout.as_slice()).ok(),
-            Ok(Ok(output)) => {
-                tracing::warn!(container = %id, said = %String::from_utf8_lossy(&output.stderr).trim(), "shim delete failed");
-                None
-            }
-            _ => {
-                tracing::warn!(container = %id, "shim delete does not end");
-                None
-            }
-        }
-    }
-
-    /// Kills a shim by its pid file, after making sure that it is the one.
-    pub(crate) async fn kill_shim(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) {
-        let file = Path::new(&record.bundle).join("shim.pid");
-        let noted = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
-        let known = noted.or(i32::try_from(record.shim_pid).ok().filter(|pid| *pid > 0));
-        // A daemon that was killed between the start and the note has left a shim that only its command line tells of.
-        let Some(pid) = known.or_else(|| find_shim(&record.bundle, id)) else { return };
-        let Ok(pidfd) = crated_sys::pidfd::open(pid) else { return };
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        if !words.contains(&id.as_str().as_bytes()) || !words.contains(&namespace.as_str().as_bytes()) {
-            return; // the pid belongs to somebody else by now
-        }
-        if crated_sys::pidfd::send_signal(pidfd.as_fd(), 9).is_ok()
-            && let Ok(pidfd) = readiness(pidfd)
-        {
-            let _ = tokio::time::timeout(Duration::from_secs(5), pidfd.readable()).await;
-        }
-    }
-
-    fn remove_sockets(&self, record: &TaskRecord) {
-        let Ok(socket) = crate::shim::socket_path(&record.address) else { return };
-        if !socket.starts_with(bundle::sockets(&self.config.state)) {
-            return;
-        }
-        let attach = format!("{}{}", socket.display(), crated_types::attach::SOCKET_SUFFIX);
-        for path in [socket.as_path(), Path::new(&attach)] {
-            let _ = std::fs::remove_file(path); // usually the shim did it
-        }
-    }
-}
-
-/// The process that serves a bundle.
-fn find_shim(bundle: &str, id: &ContainerId) -> Option<i32> {
-    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        let named = |word: &str| words.contains(&word.as_bytes());
-        (named(bundle) && named(id.as_str()) && named("serve")).then_some(pid)
-    })
 }
 
 /// A pidfd that the runtime watches: it is readable once the process has ended (pidfd_open(2)).
 #[expect(deprecated, reason = "deprecated for types whose descriptor may change; an OwnedFd keeps its own")]
-fn readiness(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readiness(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd, Interest::READABLE)
 }
 
@@ -547,28 +409,4 @@ fn reap(started: own::Started) {
             Err(error) => tracing::warn!(pid, %error, "watching a shim"),
         }
     });
-}
-
-pub(crate) fn exit_event(namespace: &Namespace, record: &TaskRecord, cause: &str) -> Op {
-    let exit = record.exit.clone().unwrap_or_default();
-    let message = TaskExit {
-        container_id: record.id.clone(),
-        id: record.id.clone(),
-        pid: record.pid,
-        exit_status: exit.status,
-        exited_at: exit.at,
-    };
-    exits::instead(namespace.as_str(), exits::EXIT, "containerd.events.TaskExit", &message, cause)
-}
-
-fn delete_event(namespace: &Namespace, record: &TaskRecord, cause: &str) -> Op {
-    let exit = record.exit.clone().unwrap_or_default();
-    let message = TaskDelete {
-        container_id: record.id.clone(),
-        pid: record.pid,
-        exit_status: exit.status,
-        exited_at: exit.at,
-        id: String::new(),
-    };
-    exits::instead(namespace.as_str(), exits::DELETE, "containerd.events.TaskDelete", &message, cause)
 }

@@ -28,6 +28,8 @@ pub(crate) struct Running {
     pub(crate) ended: watch::Sender<Option<Exit>>,
     /// Set while we end the shim ourselves: its hanging up is no accident.
     pub(crate) deleting: AtomicBool,
+    /// Set while the shim does not answer what it answers at once otherwise.
+    pub(crate) silent: AtomicBool,
     pub(crate) manager: Weak<Inner>,
 }
 
@@ -47,6 +49,7 @@ impl Running {
             record: RwLock::new(record),
             ended,
             deleting: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             manager: Arc::downgrade(manager),
         }
     }
@@ -98,7 +101,9 @@ impl Task for Running {
 
     async fn state(&self, exec: Option<&ExecId>) -> Result<ProcessState> {
         let request = api::StateRequest { id: self.id.to_string(), exec_id: Self::exec_name(exec) };
-        let state: api::StateResponse = self.shim.call("State", &request).await?;
+        let asked = self.shim.call::<_, api::StateResponse>("State", &request).await;
+        self.silent.store(asked.as_ref().is_err_and(|error| error.fault() == Fault::TimedOut), Ordering::SeqCst);
+        let state = asked?;
         let status = ProcessStatus::from_i32(state.status);
         let stopped = status == ProcessStatus::Stopped;
         let at = state.exited_at.as_ref().map_or(std::time::SystemTime::UNIX_EPOCH, crated_core::time::system);

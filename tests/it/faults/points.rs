@@ -1,289 +1,229 @@
-//! Every failpoint by the operation that passes it, and what must hold after that operation.
+//! Every failpoint by the operation that passes it. docs/failpoints.md lists them all; [`super::list`] compares.
 //!
 //! `name@N`: the N-th time it is passed; `name!`: a moment between steps, where nothing can fail but the process can die.
 
-use super::rig::Rig;
-use crated_tests::Registry;
+use super::cases::*;
+use super::rig::{Rig, THEN};
 
 /// Points of one operation.
 pub(super) struct Case {
     pub(super) points: &'static str,
     pub(super) run: fn(&mut Rig, &str),
+    /// A client of its own makes the operation, so that it can vanish.
+    pub(super) client: bool,
 }
 
-pub(super) const LIVES: &[Case] = &[
-    Case {
-        points: "engine.create.intent engine.create.intent.done! engine.create.snapshot engine.create.snapshot.done! \
-                 engine.create.user engine.create.files engine.create.files.done! engine.create.volumes \
-                 engine.create.volumes.done! engine.create.spec engine.create.close engine.create.done! \
-                 snapshot.prepare.backend snapshot.prepare.record snapshot.prepare.done! \
-                 store.commit@1 store.commit@2 store.commit@3 store.committed@1! store.committed@2! store.committed@3!",
-        run: create,
-    },
-    Case {
-        points: "engine.start.intent engine.start.intent.done! engine.start.spec engine.start.task \
-                 engine.start.task.done! engine.start.start engine.start.start.done! engine.start.close \
-                 task.create.intent task.create.bundle task.create.shim task.create.bind! task.create.call \
-                 task.create.done task.event.tasks.create! task.event.tasks.start! engine.answer! \
-                 store.commit@1 store.commit@2 store.commit@3 store.commit@4 store.committed@2! store.committed@3!",
-        run: start,
-    },
+const fn client(points: &'static str, run: fn(&mut Rig, &str)) -> Case {
+    Case { points, run, client: true }
+}
+
+const fn other(points: &'static str, run: fn(&mut Rig, &str)) -> Case {
+    Case { points, run, client: false }
+}
+
+pub(super) const CREATION: &[Case] = &[
+    client(
+        "engine.create.intent engine.create.intent.done! engine.create.snapshot engine.create.snapshot.done! \
+         engine.create.user engine.create.user.done! engine.create.files engine.create.files.done! engine.create.volumes \
+         engine.create.volumes.done! engine.create.spec engine.create.spec.done! engine.create.close engine.create.done! \
+         snapshot.prepare.backend snapshot.prepare.record snapshot.prepare.done! \
+         store.commit@1 store.commit@2 store.commit@3 store.committed@1! store.committed@2! store.committed@3!",
+        create,
+    ),
+    other(
+        "engine.create.undo engine.create.undo.volumes! engine.create.back engine.create.back.done! engine.create.forget!",
+        create_undone,
+    ),
+    client("engine.rename.record store.commit store.committed! engine.answer!", rename),
+    client("engine.update.keep engine.update.record store.commit@1 store.commit@2", update),
 ];
 
-pub(super) const REMOVAL: &[Case] = &[
-    Case {
-        points: "engine.stop.intent engine.stop.intent.done! engine.stop.signal engine.stop.signal.done! engine.stop.wait \
-                 engine.stop.kill engine.stop.kill.done! engine.stop.exit engine.stop.close task.event.tasks.exit! \
-                 store.commit@1 store.commit@2 store.commit@3",
-        run: stop,
-    },
-    Case {
-        points: "engine.restart.intent engine.restart.signal engine.restart.kill.done! engine.restart.start \
-                 engine.start.task.done! engine.start.start.done! engine.restart.start.done! engine.restart.close",
-        run: restart,
-    },
-    Case {
-        points: "engine.remove.intent engine.remove.intent.done! engine.remove.task engine.remove.task.done! \
-                 engine.remove.snapshot engine.remove.snapshot.done! engine.remove.files engine.remove.files.done! \
-                 engine.remove.record engine.remove.done! engine.answer! task.delete.shutdown! task.delete.bundle \
-                 task.delete.record snapshot.remove.record snapshot.remove.backend! \
-                 store.commit@1 store.commit@2 store.commit@3 store.commit@4 store.committed@3!",
-        run: remove,
-    },
-    Case { points: "task.event.tasks.exit!", run: short_life },
+pub(super) const START: &[Case] = &[
+    client(
+        "engine.start.intent engine.start.intent.done! engine.start.spec engine.start.spec.done! engine.start.task \
+         engine.start.task.done! engine.start.start engine.start.start.done! engine.start.close \
+         task.create.intent task.create.bundle task.create.shim task.create.bind! task.create.call \
+         task.create.done task.event.tasks.create task.event.tasks.start engine.answer! \
+         store.commit@1 store.commit@2 store.commit@3 store.commit@4 store.committed@2! store.committed@3!",
+        start,
+    ),
+    other(
+        "engine.start.back engine.start.back.done! task.undo.kill! task.undo.sweep! task.undo.bundle task.undo.record",
+        start_undone,
+    ),
+    other("engine.start.undo engine.start.undo.done! engine.start.back.done!", start_undone_late),
+    other("engine.start.forget!", start_of_one_that_goes),
+    other("task.restore!", found_again),
 ];
 
-pub(super) const EXEC_AND_CHANGE: &[Case] = &[
-    Case {
-        points: "engine.exec.intent engine.exec.intent.done! engine.exec.process engine.exec.exec engine.exec.exec.done! \
-                 engine.exec.start engine.exec.start.done! engine.exec.close store.commit@1 store.commit@2",
-        run: exec,
-    },
-    Case { points: "engine.rename.record store.commit store.committed! engine.answer!", run: rename },
-    Case { points: "engine.update.keep engine.update.record store.commit@1 store.commit@2", run: update },
-    Case { points: "engine.create.undo engine.create.undo.volumes! engine.create.back.done!", run: create_undone },
-    Case {
-        points: "engine.start.back.done! task.undo.kill! task.undo.sweep! task.undo.bundle task.undo.record",
-        run: start_undone,
-    },
+pub(super) const END: &[Case] = &[
+    client(
+        "engine.stop.intent engine.stop.intent.done! engine.stop.signal engine.stop.signal.done! engine.stop.wait \
+         engine.stop.wait.done! engine.stop.kill engine.stop.kill.done! engine.stop.exit engine.stop.exit.done! \
+         engine.stop.close task.event.tasks.exit task.event.tasks.delete engine.watch.exit \
+         store.commit@1 store.commit@2 store.commit@3",
+        stop,
+    ),
+    client("engine.stop.forget!", stop_of_one_that_goes),
+    client(
+        "engine.restart.intent engine.restart.intent.done! engine.restart.signal engine.restart.signal.done! \
+         engine.restart.wait engine.restart.wait.done! engine.restart.kill engine.restart.kill.done! engine.restart.exit \
+         engine.restart.exit.done! engine.restart.start engine.restart.start.done! engine.restart.close \
+         engine.start.task.done! engine.start.start.done!",
+        restart,
+    ),
+    other("engine.restart.forget!", restart_of_one_that_goes),
+    client("task.event.tasks.exit engine.watch.exit", short_life),
+    client("task.event.tasks.oom", hog),
+    client("task.event.tasks.paused", pause),
+    client("task.event.tasks.resumed", unpause),
+];
+
+pub(super) const REMOVAL: &[Case] = &[client(
+    "engine.remove.intent engine.remove.intent.done! engine.remove.task engine.remove.task.done! \
+     engine.remove.snapshot engine.remove.snapshot.done! engine.remove.files engine.remove.files.done! \
+     engine.remove.volume engine.remove.volume.done! engine.remove.forget! engine.remove.record engine.remove.done! \
+     engine.answer! task.delete.shutdown! task.delete.bundle task.delete.record snapshot.remove.record \
+     snapshot.remove.backend! store.commit@1 store.commit@2 store.commit@3 store.commit@4 store.committed@3!",
+    remove,
+)];
+
+pub(super) const EXEC: &[Case] = &[
+    client(
+        "engine.exec.intent engine.exec.intent.done! engine.exec.process engine.exec.process.done! engine.exec.exec \
+         engine.exec.exec.done! engine.exec.start engine.exec.start.done! engine.exec.close \
+         task.event.tasks.exec-added task.event.tasks.exec-started store.commit@1 store.commit@2",
+        exec,
+    ),
+    other("engine.exec.back engine.exec.back.done!", exec_undone),
 ];
 
 pub(super) const IMAGES: &[Case] = &[
-    Case {
-        points: "image.import.scan image.import.label image.import.name image.unpack.prepare image.unpack.apply \
-                 image.unpack.commit image.unpack.label content.write content.write@2 content.commit.publish \
-                 content.commit.record content.commit.record@2 content.commit.clean! snapshot.prepare.record \
-                 snapshot.prepare.done! snapshot.commit.backend snapshot.commit.record store.commit@1 store.commit@2 \
-                 store.commit@5 store.commit@9 store.committed@3! store.committed@7!",
-        run: load,
-    },
-    Case {
-        points: "image.pull.resolve image.pull.choose image.pull.fetch image.pull.name image.unpack.apply \
-                 image.unpack.commit content.write content.commit.publish content.commit.record@2 store.commit@4 \
-                 store.committed@6!",
-        run: pull,
-    },
+    other(
+        "image.import.scan image.import.label image.import.name image.unpack.prepare image.unpack.apply \
+         image.unpack.commit image.unpack.label image.lease.begun! image.lease.end! content.write content.write@2 \
+         content.commit.publish content.commit.record content.commit.record@2 content.commit.clean! \
+         snapshot.prepare.record snapshot.prepare.done! snapshot.commit.backend snapshot.commit.record store.commit@1 \
+         store.commit@2 store.commit@5 store.commit@9 store.committed@3! store.committed@7!",
+        load,
+    ),
+    other("image.unpack.undo!", load_undone),
+    other(
+        "image.lease.begun! image.import.label image.unpack.commit! content.write@2! store.committed@5!",
+        load_given_up,
+    ),
+    client(
+        "image.pull.resolve image.pull.choose image.pull.fetch image.pull.name image.unpack.apply \
+         image.unpack.commit content.write content.commit.publish content.commit.record@2 store.commit@4 \
+         store.committed@6!",
+        pull,
+    ),
 ];
 
 pub(super) const SHIM: &[Case] = &[
-    Case {
-        points: "shim.create.runtime shim.create.pid! shim.create.publish! shim.start.gate shim.start.publish!",
-        run: start,
-    },
-    Case { points: "shim.exec.add shim.exec.start shim.exec.publish!", run: exec },
-    Case { points: "shim.exit.save! shim.exit.publish!", run: short_life },
-    Case { points: "shim.delete.destroy shim.delete.answer!", run: remove },
-    Case { points: "task.bury.sweep! task.bury.record task.bury.bundle", run: buried },
+    client("shim.create.runtime shim.create.pid! shim.create.publish! shim.start.gate shim.start.publish!", start),
+    client("shim.exec.add shim.exec.start shim.exec.publish!", exec),
+    client("shim.exit.save! shim.exit.publish!", short_life),
+    client("shim.delete.destroy shim.delete.answer!", remove),
+    other("task.bury.sweep! task.bury.record task.bury.bundle shim.sweep.cgroup shim.sweep.unmount", buried),
 ];
 
-const SLEEP: &[&str] = &["bb:1", "sleep", "100"];
-
-fn create(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    let said = rig.under(rule, |daemon| daemon.ctl(&[&["create", "--name", &name], SLEEP].concat()));
-    match rig.settles(rule, &name, if said.status == 0 { &["created"] } else { &["created", "-"] }).as_str() {
-        "-" => rig.is_free(rule, &name),
-        _ => rig.works_and_goes(rule, &name),
-    }
+/// What was cut short by the first rule is ended by the next start, which is cut short, too.
+pub(super) struct Twice {
+    pub(super) first: &'static str,
+    pub(super) seconds: &'static str,
+    pub(super) run: fn(&mut Rig, &str),
 }
 
-fn start(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["create", "--name", &name], SLEEP].concat());
-    let said = rig.under(rule, |daemon| daemon.ctl(&["start", &name]));
-    // A shim may die after its container was told to run.
-    let ended = rule.starts_with("shim.");
-    let allowed: &[&str] = match said.status {
-        0 if ended => &["running", "exited"],
-        0 => &["running"],
-        _ => &["created", "running", "exited"],
-    };
-    rig.settles(rule, &name, allowed);
-    // While a dead shim is buried a start may come too early: it says so, and comes again.
-    crated_tests::eventually("it starts", || (rig.daemon.ctl(&["start", &name]).status == 0).then_some(()));
-    rig.works_and_goes(rule, &name);
+pub(super) const TWICE: &[Twice] = &[
+    Twice {
+        first: "engine.create.files.done",
+        seconds: "engine.create.back engine.create.back.done! engine.create.undo snapshot.remove.record \
+                  snapshot.remove.backend! engine.create.undo.volumes! engine.create.forget! store.commit@1 store.commit@2 \
+                  store.committed@2!",
+        run: create,
+    },
+    Twice {
+        first: "engine.start.task.done",
+        seconds: "task.restore! engine.start.back engine.start.back.done! engine.start.undo task.delete.shutdown! \
+                  task.delete.bundle task.delete.record engine.start.undo.done! engine.start.close store.commit@1 \
+                  store.committed@1!",
+        run: start,
+    },
+    Twice {
+        first: "task.create.call",
+        seconds: "task.restore! task.undo.kill! task.undo.sweep! task.undo.bundle task.undo.record engine.start.back.done!",
+        run: start,
+    },
+    Twice { first: "engine.start.start.done", seconds: "engine.start.close task.restore! store.commit@1", run: start },
+    Twice {
+        first: "engine.stop.signal.done",
+        seconds: "engine.stop.signal engine.stop.wait.done! engine.stop.kill engine.stop.kill.done! engine.stop.exit \
+                  engine.stop.close engine.watch.exit",
+        run: stop,
+    },
+    Twice {
+        first: "engine.restart.kill.done",
+        seconds: "engine.restart.exit engine.restart.start engine.start.task engine.start.task.done! \
+                  engine.start.start.done! engine.restart.close",
+        run: restart,
+    },
+    Twice {
+        first: "engine.remove.intent.done",
+        seconds: "engine.remove.task engine.remove.task.done! engine.remove.snapshot engine.remove.files.done! \
+                  engine.remove.volume engine.remove.forget! engine.remove.record engine.remove.done! store.commit@1 \
+                  store.committed@2!",
+        run: remove,
+    },
+    Twice {
+        first: "engine.exec.exec.done",
+        seconds: "engine.exec.back engine.exec.back.done! engine.exec.close store.commit@1",
+        run: exec,
+    },
+    Twice {
+        first: "image.unpack.commit",
+        seconds: "snapshot.remove.record snapshot.remove.backend! store.commit@1 store.committed@1! store.committed@2!",
+        run: load,
+    },
+];
+
+/// Points of the start that finds daemon and shim dead.
+pub(super) const BURIED_AT_START: &str = "task.restore! task.bury.sweep! task.bury.record task.bury.bundle store.commit@1 \
+                                          store.committed@1! shim.sweep.cgroup shim.sweep.unmount engine.watch.exit";
+
+/// ENOSPC, EIO, ENOMEM, EMFILE.
+pub(super) const ERRORS: [u32; 4] = [28, 5, 12, 24];
+
+/// Every point that is armed singly: its name, and whether something can fail there.
+pub(super) fn armed() -> impl Iterator<Item = (&'static str, bool)> {
+    let lists = [CREATION, START, END, REMOVAL, EXEC, IMAGES, SHIM];
+    lists.into_iter().flatten().flat_map(|case| case.points.split_whitespace()).map(|word| {
+        let (word, moment) = word.strip_suffix('!').map_or((word, false), |word| (word, true));
+        (word.split_once('@').map_or(word, |(name, _)| name), !moment)
+    })
 }
 
-fn stop(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["run", "-d", "--name", &name], SLEEP].concat());
-    let said = rig.under(rule, |daemon| daemon.ctl(&["stop", "-t", "0", &name]));
-    rig.settles(rule, &name, if said.status == 0 { &["exited"] } else { &["exited", "running"] });
-    rig.daemon.ctl(&["stop", "-t", "0", &name]).ok();
-    rig.settles(rule, &name, &["exited"]);
-    rig.works_and_goes(rule, &name);
+/// The rules of a list: a kill at each point, and an error where something can fail, of each kind in turn.
+pub(super) fn rules(points: &'static str) -> impl Iterator<Item = String> {
+    points.split_whitespace().enumerate().flat_map(|(index, word)| {
+        let (word, moment) = word.strip_suffix('!').map_or((word, false), |word| (word, true));
+        let (name, at) = word.split_once('@').unwrap_or((word, "1"));
+        let error = ERRORS[index % ERRORS.len()];
+        [Some(format!("{name}=kill@{at}")), (!moment).then(|| format!("{name}=error({error})@{at}"))]
+            .into_iter()
+            .flatten()
+    })
 }
 
-fn restart(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["run", "-d", "--name", &name], SLEEP].concat());
-    let said = rig.under(rule, |daemon| daemon.ctl(&["restart", "-t", "0", &name]));
-    rig.settles(rule, &name, if said.status == 0 { &["running"] } else { &["running", "exited"] });
-    crated_tests::eventually("it starts", || (rig.daemon.ctl(&["start", &name]).status == 0).then_some(()));
-    rig.goes(rule, &name);
+/// Rules that hold the daemon or the shim up at each point where something can fail, so that the client vanishes meanwhile.
+pub(super) fn delays(points: &'static str) -> impl Iterator<Item = String> {
+    points.split_whitespace().filter(|word| !word.ends_with('!')).map(|word| {
+        let (name, at) = word.split_once('@').unwrap_or((word, "1"));
+        format!("{name}=delay(100)@{at}")
+    })
 }
 
-fn remove(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["run", "-d", "--name", &name], SLEEP].concat());
-    let said = rig.under(rule, |daemon| daemon.ctl(&["rm", "-f", &name]));
-    let killed = rule.contains("kill");
-    let allowed: &[&str] = match said.status {
-        0 => &["-"],
-        _ if killed => &["-", "running", "removing"],
-        _ => &["-", "running", "removing", "exited"],
-    };
-    if rig.settles(rule, &name, allowed) == "-" {
-        return rig.is_free(rule, &name);
-    }
-    // Going on is the reconciler's work, or the next request's: both end with nothing.
-    crated_tests::eventually("it goes", || {
-        let _ = rig.daemon.ctl(&["rm", "-f", &name]);
-        rig.state(&name).is_none().then_some(())
-    });
-    rig.is_free(rule, &name);
-}
-
-fn short_life(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    let said = rig.under(rule, |daemon| daemon.ctl(&["run", "-d", "--name", &name, "bb:1", "sh", "-c", "exit 3"]));
-    let seen = rig.settles(rule, &name, if said.status == 0 { &["exited"] } else { &["exited", "created", "-"] });
-    if seen == "exited" && said.status == 0 {
-        let status = rig.prepare(&["inspect", "--format", "{{.State.ExitCode}}", &name]);
-        // A shim that died before it wrote the exit down has taken it along.
-        assert!(status == "3" || rule.starts_with("shim.exit.save") && status == "137", "{rule}: {status}");
-    }
-    if seen != "-" {
-        rig.goes(rule, &name);
-    }
-}
-
-fn exec(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["run", "-d", "--name", &name], SLEEP].concat());
-    let said = rig.under(rule, |daemon| daemon.ctl(&["exec", &name, "echo", "ok"]));
-    if said.status == 0 {
-        assert_eq!(said.stdout, "ok\n", "{rule}");
-    }
-    if rule.starts_with("shim.") && rule.contains("kill") {
-        rig.settles(rule, &name, &["exited"]);
-    } else {
-        rig.settles(rule, &name, &["running"]);
-    }
-    rig.works_and_goes(rule, &name);
-}
-
-fn rename(rig: &mut Rig, rule: &str) {
-    let (old, new) = (rig.name(), rig.name());
-    rig.prepare(&["create", "--name", &old, "bb:1", "true"]);
-    let said = rig.under(rule, |daemon| daemon.ctl(&["rename", &old, &new]));
-    let there = (rig.state(&old).is_some(), rig.state(&new).is_some());
-    assert!(there == (false, true) || said.status != 0 && there == (true, false), "{rule}: {there:?} {said:?}");
-    let (its, free) = if there.0 { (&old, &new) } else { (&new, &old) };
-    rig.is_free(rule, free);
-    rig.goes(rule, its);
-}
-
-fn update(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["run", "-d", "--name", &name], SLEEP].concat());
-    rig.under(rule, |daemon| daemon.ctl(&["update", "--memory", "64m", &name]));
-    rig.daemon.ctl(&["update", "--memory", "64m", &name]).ok();
-    assert_eq!(rig.prepare(&["inspect", "--format", "{{.HostConfig.Memory}}", &name]), "67108864", "{rule}");
-    rig.works_and_goes(rule, &name);
-}
-
-/// A create that fails, and whose undoing is hit, too.
-fn create_undone(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    let both = format!("{rule};engine.create.spec=error(5)");
-    let said = rig.under_all(&both, 2, |daemon| daemon.ctl(&[&["create", "--name", &name], SLEEP].concat()));
-    assert_ne!(said.status, 0, "{rule}");
-    if !rule.contains("kill") {
-        rig.again(); // what could not be undone is the reconciler's
-    }
-    rig.settles(rule, &name, &["-"]);
-    crated_tests::eventually("the name is free", || {
-        (rig.daemon.ctl(&["create", "--name", &name, "bb:1", "true"]).status == 0).then_some(())
-    });
-    rig.goes(rule, &name);
-}
-
-fn start_undone(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["create", "--name", &name], SLEEP].concat());
-    let both = format!("{rule};shim.create.runtime=error(12)");
-    let said = rig.under_all(&both, 2, |daemon| daemon.ctl(&["start", &name]));
-    assert_ne!(said.status, 0, "{rule}");
-    if !rule.contains("kill") {
-        rig.again();
-    }
-    rig.settles(rule, &name, &["created", "exited"]);
-    rig.works_and_goes(rule, &name);
-}
-
-/// The shim is killed, and the burial is hit.
-fn buried(rig: &mut Rig, rule: &str) {
-    let name = rig.name();
-    rig.prepare(&[&["run", "-d", "--name", &name], SLEEP].concat());
-    let pid = rig.daemon.container_pid(&name);
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let shim: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
-    rig.under(rule, |_| crated_sys::process::kill(shim, 9).unwrap());
-    if !rule.contains("kill") {
-        rig.again();
-    }
-    rig.settles(rule, &name, &["exited"]);
-    rig.works_and_goes(rule, &name);
-}
-
-fn load(rig: &mut Rig, rule: &str) {
-    let (name, archive) = rig.image();
-    let said = rig.under(rule, |daemon| Rig::load(daemon, &archive));
-    if said.status != 0 {
-        Rig::load(&rig.daemon, &archive).ok();
-    }
-    runs(rig, rule, &name);
-}
-
-fn pull(rig: &mut Rig, rule: &str) {
-    let registry = Registry::start();
-    let (name, archive) = rig.image();
-    let reference = registry.push(&archive, &name);
-    let said = rig.under(rule, |daemon| daemon.ctl(&["pull", &reference]));
-    if said.status != 0 {
-        rig.daemon.ctl(&["pull", &reference]).ok();
-    }
-    runs(rig, rule, &reference);
-}
-
-fn runs(rig: &mut Rig, rule: &str, image: &str) {
-    let name = rig.name();
-    rig.daemon.ctl(&["create", "--name", &name, image]).ok();
-    let copy = rig.daemon.folder().join("copy");
-    rig.daemon.ctl(&["cp", &format!("{name}:/bin/payload"), &copy.display().to_string()]).ok();
-    let same = std::fs::read(copy).unwrap() == std::fs::read(rig.daemon.folder().join("payload")).unwrap();
-    assert!(same, "{rule}: the layer is not whole");
-    rig.daemon.ctl(&["rm", &name]).ok();
-    rig.daemon.ctl(&["rmi", image]).ok();
+/// The rules of a pair of deaths.
+pub(super) fn pairs(twice: &'static Twice) -> impl Iterator<Item = String> {
+    rules(twice.seconds).map(|second| format!("{}=kill{THEN}{second}", twice.first))
 }

@@ -1,250 +1,263 @@
 //! Random schedules: operations, faults and deaths by a number that replays them, against a model of what may be.
+//!
+//! Several daemons take the schedules in turn, each over one root: a schedule ends with nothing left, so the next one can
+//! begin there.
 
+mod act;
+mod dice;
+mod fault;
+mod place;
+
+use super::model;
 use super::rig::Rig;
-use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use crate::api::Api;
+use act::{Act, CHANGE, MAKE};
+use dice::Dice;
+use fault::Fault;
+use place::Place;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Schedules where nobody names a number.
-const USUAL: u64 = 20;
+const USUAL: u64 = 300;
+/// Daemons side by side where nobody names a number.
+const WORKERS: u64 = 4;
 /// Operations of one schedule.
 const LENGTH: u32 = 6;
-/// Points that every operation may pass; those that one does not pass change nothing.
-const POINTS: &[&str] = &[
-    "engine.create.intent.done",
-    "engine.create.snapshot.done",
-    "engine.create.files",
-    "engine.create.back.done",
-    "engine.start.intent.done",
-    "engine.start.task.done",
-    "engine.start.start.done",
-    "engine.start.close",
-    "engine.start.back.done",
-    "engine.stop.intent.done",
-    "engine.stop.kill.done",
-    "engine.stop.close",
-    "engine.remove.intent.done",
-    "engine.remove.task",
-    "engine.remove.snapshot",
-    "engine.remove.files.done",
-    "engine.remove.record",
-    "engine.answer",
-    "task.create.shim",
-    "task.create.call",
-    "task.create.done",
-    "task.delete.shutdown",
-    "task.delete.bundle",
-    "task.delete.record",
-    "task.bury.record",
-    "task.event.tasks.exit",
-    "snapshot.prepare.done",
-    "snapshot.remove.backend",
-    "store.commit",
-    "store.committed",
-    "shim.create.runtime",
-    "shim.create.pid",
-    "shim.start.gate",
-    "shim.start.publish",
-    "shim.exit.save",
-    "shim.exit.publish",
-    "shim.delete.destroy",
-    "shim.delete.answer",
-];
-/// ENOSPC, EIO, ENOMEM, EMFILE.
-const ERRORS: [u32; 4] = [28, 5, 12, 24];
+/// Containers of one.
+const PLACES: usize = 3;
+/// A call that is not cut.
+const NEVER: Duration = Duration::from_secs(60);
+/// Lines of the daemon's log that a failure shows.
+const TAIL: usize = 120;
 
-/// xorshift64*: one number tells all.
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.throw(of.len() as u64)).unwrap()]
-    }
-}
-
-/// What is done to a container, and where that leads.
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    Create,
-    Start,
-    Stop,
-    Restart,
-    Remove,
-    Exec,
-}
-
-impl Act {
-    const ALL: [Self; 7] =
-        [Self::Create, Self::Start, Self::Start, Self::Stop, Self::Restart, Self::Remove, Self::Exec];
-
-    fn words(self, name: &str) -> Vec<&str> {
-        match self {
-            Self::Create => vec!["create", "--name", name, "bb:1", "sleep", "100"],
-            Self::Start => vec!["start", name],
-            Self::Stop => vec!["stop", "-t", "0", name],
-            Self::Restart => vec!["restart", "-t", "0", name],
-            Self::Remove => vec!["rm", "-f", name],
-            Self::Exec => vec!["exec", name, "true"],
-        }
-    }
-
-    /// The state after a success.
-    fn after(self, before: &str) -> &str {
-        match self {
-            Self::Create => "created",
-            Self::Start | Self::Restart => "running",
-            Self::Stop if before == "created" => "created",
-            Self::Stop => "exited",
-            Self::Remove => "-",
-            Self::Exec => before,
-        }
-    }
-
-    /// States that it may pass through and be left in where it did not succeed.
-    fn between(self, before: &str) -> BTreeSet<String> {
-        let mut states = BTreeSet::from([before.to_owned(), self.after(before).to_owned()]);
-        match self {
-            Self::Start if before != "-" => states.extend(["exited".into()]),
-            Self::Restart if before != "-" => states.extend(["exited".into(), "created".into()]),
-            Self::Remove if before != "-" => states.extend(["removing".into(), "exited".into()]),
-            _ => {}
-        }
-        if before == "-" && !matches!(self, Self::Create) {
-            states = BTreeSet::from(["-".into()]);
-        }
-        states
-    }
-}
-
-/// How an operation is disturbed.
-#[derive(Clone, Debug)]
-enum Fault {
-    None,
-    Rule(String),
-    /// The daemon is killed after so many milliseconds.
-    Daemon(u64),
-    /// The client is.
-    Client(u64),
-    /// The daemon is told to stop, and started again.
-    Stop(u64),
-}
-
-fn fault(dice: &mut Dice) -> Fault {
-    match dice.throw(10) {
-        0 | 1 => Fault::None,
-        2 => Fault::Daemon(dice.throw(60)),
-        3 => Fault::Client(dice.throw(60)),
-        4 => Fault::Stop(dice.throw(60)),
-        5 | 6 => Fault::Rule(format!("{}=error({})@{}", dice.one(POINTS), dice.one(&ERRORS), 1 + dice.throw(3))),
-        7 => Fault::Rule(format!("store.commit=kill@{}", 1 + dice.throw(6))),
-        _ => Fault::Rule(format!("{}=kill@1", dice.one(POINTS))),
-    }
+/// What was done in all.
+#[derive(Default)]
+struct Counts {
+    operations: AtomicU64,
+    acknowledged: AtomicU64,
+    fired: AtomicU64,
+    deaths: AtomicU64,
 }
 
 pub(super) fn run() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, count) = match number("CRATED_SEED") {
-        Some(seed) => (seed, 1),
+        Some(seed) => (seed, number("CRATED_SCHEDULES").unwrap_or(1)),
         None => (1, number("CRATED_SCHEDULES").unwrap_or(USUAL)),
     };
-    let mut rig = Rig::new();
-    for seed in first..first + count {
+    let workers = number("CRATED_WORKERS").unwrap_or(WORKERS).clamp(1, count);
+    let (begun, counts, failed) = (Instant::now(), Counts::default(), AtomicBool::new(false));
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let (counts, failed) = (&counts, &failed);
+        let running: Vec<_> = (0..workers)
+            .map(|worker| {
+                scope.spawn(move || work((first + worker..first + count).step_by(workers as usize), counts, failed))
+            })
+            .collect();
+        running.into_iter().filter_map(|worker| worker.join().unwrap().err()).collect()
+    });
+    println!(
+        "{count} schedules from {first}, {workers} daemons: {} operations, {} acknowledged, {} faults, {} deaths of a daemon, {:.0?}",
+        counts.operations.load(Ordering::Relaxed),
+        counts.acknowledged.load(Ordering::Relaxed),
+        counts.fired.load(Ordering::Relaxed),
+        counts.deaths.load(Ordering::Relaxed),
+        begun.elapsed(),
+    );
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// Runs schedules over one daemon until one of anybody's fails.
+fn work(seeds: impl Iterator<Item = u64>, counts: &Counts, failed: &AtomicBool) -> Result<(), String> {
+    let rig = Rig::new();
+    let mut bench = Bench { api: Api::new(rig.daemon.socket()), rig, cursor: "0.0".into(), counts };
+    for seed in seeds {
+        if failed.load(Ordering::SeqCst) {
+            break;
+        }
         let mut said = Vec::new();
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| schedule(&mut rig, seed, &mut said)));
-        assert!(ran.is_ok(), "schedule {seed} (CRATED_SEED={seed} replays it):\n{}", said.join("\n"));
+        if let Err(why) = catch_unwind(AssertUnwindSafe(|| bench.schedule(seed, &mut said))) {
+            failed.store(true, Ordering::SeqCst);
+            let log = bench.rig.daemon.log();
+            let lines: Vec<&str> = log.lines().collect();
+            return Err(format!(
+                "schedule {seed}: {}\n{}\n--- the end of the daemon's log:\n{}\n--- again: CRATED_SEED={seed} cargo test -p \
+                 crated-tests --test it random_schedules -- --nocapture",
+                text(&*why),
+                said.join("\n"),
+                lines[lines.len().saturating_sub(TAIL)..].join("\n"),
+            ));
+        }
     }
-    rig.finish();
+    catch_unwind(AssertUnwindSafe(|| bench.rig.finish())).map_err(|why| format!("at the end: {}", text(&*why)))
 }
 
-fn schedule(rig: &mut Rig, seed: u64, said: &mut Vec<String>) {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    for _ in 0..8 {
-        dice.throw(2);
-    }
-    let names = [rig.name(), rig.name()];
-    let mut states = ["-".to_owned(), "-".to_owned()];
-    for step in 0..LENGTH {
-        let which = usize::from(dice.throw(3) == 0);
-        let (name, before) = (&names[which], states[which].clone());
-        let act = if before == "-" { Act::Create } else { dice.one(&Act::ALL) };
-        let fault = fault(&mut dice);
-        said.push(format!("{step}: {act:?} {name} ({before}) with {fault:?}"));
-        let done = disturbed(rig, &act.words(name), &fault);
-        let mut allowed = act.between(&before);
-        let shim = matches!(&fault, Fault::Rule(rule) if rule.starts_with("shim.") && rule.contains("kill"));
-        if shim && before != "-" {
-            allowed.insert("exited".into()); // its container has died with it
-        } else if done {
-            allowed = BTreeSet::from([act.after(&before).to_owned()]);
-        }
-        let list: Vec<&str> = allowed.iter().map(String::as_str).collect();
-        let seen = rig.settles(&format!("{act:?} with {fault:?} (done: {done})"), name, &list);
-        said.push(format!("   done: {done}, seen: {seen}"));
-        states[which] = seen;
-        if states[which] == "removing" {
-            crated_tests::eventually("it goes", || {
-                let _ = rig.daemon.ctl(&["rm", "-f", name]);
-                rig.state(name).is_none().then_some(())
-            });
-            states[which] = "-".into();
-        }
-        // The other one was not touched.
-        let other = 1 - which;
-        rig.settles("the other container", &names[other], &[&states[other]]);
-    }
-    for name in &names {
-        crated_tests::eventually("it goes", || {
-            let _ = rig.daemon.ctl(&["rm", "-f", name]);
-            rig.state(name).is_none().then_some(())
-        });
-        rig.is_free("at the end", name);
-    }
+/// What a panic said.
+fn text(why: &(dyn std::any::Any + Send)) -> String {
+    let text = why.downcast_ref::<String>().cloned();
+    text.or_else(|| why.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-/// Runs cratectl under a fault; whether it was told of success. A daemon runs afterwards and nothing is armed.
-fn disturbed(rig: &mut Rig, words: &[&str], fault: &Fault) -> bool {
-    match fault {
-        Fault::None => rig.daemon.ctl(words).status == 0,
-        Fault::Rule(rule) => {
-            rig.arm(rule);
-            let done = rig.daemon.ctl(words).status == 0;
-            let fired = rig.fired() > 0;
-            rig.disarm();
-            // What is armed may fire between our look and the disarming: the daemon is asked itself.
-            if rig.daemon.ctl(&["version"]).status != 0 || fired && rule.contains("kill") && !rule.starts_with("shim.")
+/// A daemon, and how it is called.
+struct Bench<'a> {
+    api: Api,
+    rig: Rig,
+    /// Of the newest event that was judged.
+    cursor: String,
+    counts: &'a Counts,
+}
+
+impl Bench<'_> {
+    fn schedule(&mut self, seed: u64, said: &mut Vec<String>) {
+        let mut dice = Dice::of(seed);
+        let mut places: Vec<Place> = (0..PLACES).map(|_| Place::new(self.rig.name())).collect();
+        for step in 0..LENGTH {
+            let which = usize::try_from(dice.throw(PLACES as u64)).unwrap();
+            let place = &mut places[which];
+            let mut act = if place.is_free() { dice.one(&MAKE) } else { dice.one(&CHANGE) };
+            if place.is_free() {
+                place.short = dice.throw(4) == 0;
+            }
+            if act == Act::Rename && place.new.is_some() {
+                act = Act::Exec; // an earlier name may still come
+            }
+            if act == Act::Rename {
+                place.new = Some(self.rig.name());
+            }
+            let fault = Fault::thrown(&mut dice);
+            said.push(format!("{step}: {act:?} {place} with {fault:?}"));
+            let done = self.disturbed(&mut dice, act, place, &fault, said);
+            self.counts.operations.fetch_add(1, Ordering::Relaxed);
+            self.counts.acknowledged.fetch_add(done.into(), Ordering::Relaxed);
+            place.expect(act, done, &fault);
+            self.compare(&mut dice, &mut places, said);
+        }
+        self.clear(&places);
+        let (events, newest) = self.api.events(&self.cursor).unwrap();
+        model::events_are_right(&events);
+        self.cursor = newest;
+    }
+
+    /// Does it under a fault; whether it was acknowledged. Nothing is armed afterwards, and a daemon runs.
+    fn disturbed(&mut self, dice: &mut Dice, act: Act, place: &Place, fault: &Fault, said: &mut Vec<String>) -> bool {
+        let new = place.new.clone().unwrap_or_default();
+        let run = |api: &Api, cut| act.run(api, &place.name, &new, place.short, cut);
+        let answer = match fault {
+            Fault::None => run(&self.api, NEVER),
+            Fault::Rule(rule) | Fault::Held(rule, _) => {
+                self.rig.arm(rule);
+                let cut = if let Fault::Held(_, cut) = fault { Duration::from_millis(*cut) } else { NEVER };
+                let answer = run(&self.api, cut);
+                self.counts.fired.fetch_add(u64::from(self.rig.fired() > 0), Ordering::Relaxed);
+                self.rig.disarm();
+                answer
+            }
+            Fault::Client(cut) => run(&self.api, Duration::from_millis(*cut)),
+            Fault::Daemon(delay) | Fault::Stop(delay) => std::thread::scope(|scope| {
+                let api = &self.api;
+                let calling = scope.spawn(move || run(api, NEVER));
+                // The moment is what is random: it is not a wait for something.
+                std::thread::sleep(Duration::from_millis(*delay));
+                if matches!(fault, Fault::Stop(_)) {
+                    self.rig.daemon.stop()
+                } else {
+                    self.rig.daemon.kill()
+                }
+                calling.join().unwrap()
+            }),
+            Fault::Shim | Fault::Process => {
+                self.strike(place, *fault == Fault::Shim);
+                run(&self.api, NEVER)
+            }
+        };
+        let done = matches!(answer, Some(Ok(())));
+        said.push(format!(
+            "   {}",
+            answer.map_or("cut".into(), |answer| answer.map_or_else(|error| error, |()| "done".into()))
+        ));
+        self.revive(dice, said);
+        done
+    }
+
+    /// Kills the process of a container, or its shim.
+    fn strike(&self, place: &Place, shim: bool) {
+        let found = self.api.list().unwrap().into_iter().find(|container| place.is_named(&container.name));
+        let Some(pid) = found.map(|container| container.pid.cast_signed()).filter(|pid| *pid > 0) else { return };
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return };
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        if let Some(pid) = if shim { parent.filter(|pid| *pid > 1) } else { Some(pid) } {
+            let _ = crated_sys::process::kill(pid, 9); // it may have ended just now
+        }
+    }
+
+    /// Starts a daemon that is dead, perhaps to die once more in its start.
+    fn revive(&mut self, dice: &mut Dice, said: &mut Vec<String>) {
+        while !self.rig.daemon.lives() {
+            self.counts.deaths.fetch_add(1, Ordering::Relaxed);
+            let rule = Fault::at_start(dice);
+            self.rig.arm(rule.as_deref().unwrap_or_default());
+            if self.rig.daemon.try_start().is_some() {
+                let rule = rule.expect("without a rule it does not end in its start");
+                said.push(format!("   and the start with {rule}"));
+            }
+            self.rig.disarm();
+        }
+    }
+
+    /// Waits until every container is as it may be.
+    fn compare(&mut self, dice: &mut Dice, places: &mut [Place], said: &mut Vec<String>) {
+        let end = Instant::now() + crated_tests::PATIENCE * 2;
+        loop {
+            let listed = self.api.list();
+            self.revive(dice, said); // what was armed may have fired after the answer
+            if let Ok(listed) = &listed
+                && places.iter().all(|place| place.allows(listed))
             {
-                rig.again();
+                for place in places.iter_mut() {
+                    place.see(listed);
+                }
+                said.push(format!("   {}", places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+                return;
             }
-            done
+            assert!(
+                Instant::now() < end,
+                "want {}; there is {:?}",
+                places.iter().map(Place::wish).collect::<Vec<_>>().join(", "),
+                listed.map(|all| all.into_iter().map(|one| (one.name, one.state, one.exit_status)).collect::<Vec<_>>())
+            );
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Fault::Daemon(delay) | Fault::Client(delay) | Fault::Stop(delay) => {
-            let mut client = Command::new(crated_tests::programs().join("cratectl"))
-                .args(words)
-                .env("CRATED_ADDRESS", rig.daemon.socket())
-                .env("CRATED_NAMESPACE", "default")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            // The moment is what is random: it is not a wait for something.
-            std::thread::sleep(Duration::from_millis(*delay));
-            match fault {
-                Fault::Client(_) => client.kill().unwrap(),
-                Fault::Stop(_) => rig.daemon.stop(),
-                _ => rig.daemon.kill(),
+    }
+
+    /// Removes everything: names are free, and nothing is left on the host.
+    fn clear(&mut self, places: &[Place]) {
+        crated_tests::eventually("every container goes", || {
+            let listed = self.api.list().unwrap();
+            for container in &listed {
+                let _ = Act::Remove.run(&self.api, &container.id, "", false, NEVER);
             }
-            let done = client.wait().unwrap().success();
-            // What a client leaves goes on; a drained daemon has ended it (restart stops one that runs).
-            rig.daemon.restart();
-            done
+            listed.is_empty().then_some(())
+        });
+        for place in places {
+            crated_tests::eventually("its name is free", || {
+                // What a client left behind may still come: then it goes now.
+                let made = Act::Create.run(&self.api, &place.name, "", false, NEVER);
+                let gone = Act::Remove.run(&self.api, &place.name, "", false, NEVER);
+                (matches!(made, Some(Ok(()))) && matches!(gone, Some(Ok(())))).then_some(())
+            });
         }
+        let mut left = Vec::new();
+        let clean = catch_unwind(AssertUnwindSafe(|| {
+            crated_tests::eventually("nothing is left", || {
+                left = self.rig.daemon.traces();
+                for container in self.api.list().unwrap() {
+                    let _ = Act::Remove.run(&self.api, &container.id, "", false, NEVER);
+                }
+                left.is_empty().then_some(())
+            });
+        }));
+        assert!(clean.is_ok(), "left behind:\n{}", left.join("\n"));
     }
 }

@@ -57,7 +57,7 @@ async fn recover(service: ImageService, namespaces: Arc<dyn NamespaceStore>) {
     };
     match removed.await {
         Ok(0) => {}
-        Ok(removed) => tracing::info!(removed, "half unpacked layers removed"),
-        Err(error) => tracing::warn!(%error, "half unpacked layers stay until their image is pulled again"),
+        Ok(removed) => tracing::info!(removed, "half unpacked layers and leases of what was cut short removed"),
+        Err(error) => tracing::warn!(%error, "half unpacked layers and leases of what was cut short stay for a day"),
     }
 }

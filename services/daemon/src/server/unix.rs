@@ -1,7 +1,7 @@
 //! Unix sockets: made whole before they are seen, a dead daemon's replaced, a live one's left alone.
 
+use super::Peer;
 use super::connection::{Acceptor, rest};
-use super::{Life, Peer};
 use crate::config::Mode;
 use crated_types::{Error, Fault, Kind, Result};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -92,16 +92,11 @@ impl Socket {
         }
     }
 
-    /// Answers ttrpc calls until the daemon stops.
-    pub async fn serve_ttrpc(self, server: crated_ttrpc::Server, life: Life) {
+    /// Answers ttrpc calls until it is dropped.
+    pub async fn serve_ttrpc(self, server: crated_ttrpc::Server) {
         let Self { listener, place: _place } = self;
-        tokio::select! {
-            ended = server.serve(listener) => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "ttrpc listener ended");
-                }
-            }
-            () = life.stop.cancelled() => {}
+        if let Err(error) = server.serve(listener).await {
+            tracing::error!(%error, "ttrpc listener ended");
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Crash {
     /// Whether that call still has its effect.
     after_effect: AtomicBool,
     down: AtomicBool,
+    /// Commits that a full disk still refuses.
+    pub(crate) refused: AtomicUsize,
 }
 
 impl Crash {
@@ -90,6 +92,10 @@ impl MetadataStore for Metadata {
         self.inner.scan(prefix, after, limit).await
     }
     async fn commit(&self, batch: Vec<Op>) -> Result<Revision> {
+        let less = |left: usize| left.checked_sub(1);
+        if self.crash.refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            return Err(Error::new(Fault::DiskFull, "no space left"));
+        }
         self.crash.around(self.inner.commit(batch)).await
     }
     fn revision(&self) -> Revision {

@@ -6,6 +6,7 @@ use crated_api::crated::engine::v1::*;
 use crated_core::ProcessStatus;
 use crated_types::Fault;
 use serde_json::json;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 fn remove(name: &str, force: bool) -> RemoveRequest {
@@ -37,6 +38,24 @@ async fn a_container_lives_and_leaves_nothing() {
     assert!(timeline.operations[1].steps.iter().any(|step| step.name == "task"));
     daemon.start(&created.id[..10]).await.unwrap();
     daemon.engine.remove(&scope(), remove("web", true)).await.unwrap();
+    assert_eq!(host.traces(), Vec::<String>::new());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_that_a_full_disk_refuses_is_written_down_once_there_is_room() {
+    let host = Host::new();
+    let daemon = host.daemon().await;
+    let created = daemon.create(wish("web")).await.unwrap();
+    daemon.start("web").await.unwrap();
+    let disk = Arc::clone(&daemon.tasks.crash);
+    disk.refused.store(3, Ordering::SeqCst);
+    daemon.tasks.end(&created.id, 4, 1).await;
+    assert_eq!(daemon.wait("web").await.unwrap().status, 4);
+    assert_eq!(disk.refused.load(Ordering::SeqCst), 0, "it was refused before");
+    assert_eq!(daemon.state("web").await, "exited");
+    daemon.until(async || daemon.status(&created.id).is_none()).await;
+    daemon.engine.remove(&scope(), remove("web", false)).await.unwrap();
     assert_eq!(host.traces(), Vec::<String>::new());
     daemon.stop().await;
 }
@@ -307,7 +326,7 @@ async fn a_container_that_another_client_removes_leaves_no_life() {
     let host = Host::new();
     let daemon = host.daemon().await;
     let created = daemon.create(wish("web")).await.unwrap();
-    let containers = crate::fakes::Containers(std::sync::Arc::new(crate::fakes::Metadata {
+    let containers = crate::fakes::Containers(Arc::new(crate::fakes::Metadata {
         inner: host.store.clone(),
         crash: Default::default(),
     }));

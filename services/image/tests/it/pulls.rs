@@ -7,11 +7,12 @@ use super::registry_fixture::Registry;
 use super::snapshots::Folders;
 use crated_core::pull::{ImagePuller, Pull};
 use crated_core::record::Image;
-use crated_core::{ContentStore, SnapshotKind, Snapshotter};
+use crated_core::{ContentStore, LeaseStore, Resource, ResourceKind, SnapshotKind, Snapshotter};
 use crated_image::manifest::sha256;
 use crated_image::{ImageService, Options, Ports, RegistryConfig};
 use crated_types::descriptor::media;
-use crated_types::{Actor, Error, Fault, Labels, Namespace, Platform, Reference, Result, Scope, SnapshotKey};
+use crated_types::filter::Filter;
+use crated_types::{Actor, Error, Fault, Labels, LeaseId, Namespace, Platform, Reference, Result, Scope, SnapshotKey};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -299,6 +300,34 @@ async fn an_extract_snapshot_that_a_crash_left_is_removed() {
     rig.folders.prepare(&rig.scope, &other, None, Labels::new()).await.unwrap();
     assert_eq!(rig.service.recover(&rig.scope).await.unwrap(), 1);
     assert!(rig.folders.stat(&rig.scope, &other).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_leased_is_let_go_unless_a_pull_can_go_on_with_it() {
+    let registry = Registry::start().await;
+    let image = images::three();
+    registry.put_image(&image, Some("1"));
+    let rig = Rig::new();
+    let named = rig.pull(request(&registry.name("x:1"))).await.unwrap().target.unwrap().digest;
+    let lease = async |id: &str, holds: &[(ResourceKind, &str)]| {
+        let id = LeaseId::new(id).unwrap();
+        rig.leases.create(&rig.scope, Some(id.clone()), Labels::new()).await.unwrap();
+        for (kind, of) in holds {
+            let resource = Resource { kind: kind.clone(), id: (*of).to_owned() };
+            rig.leases.add(&rig.scope, &id, resource).await.unwrap();
+        }
+    };
+    let half = (ResourceKind::Ingest, "layer-sha256:ff");
+    lease("crated-import-00ff", std::slice::from_ref(&half)).await;
+    lease("crated-unpack-00ff", &[]).await;
+    lease("crated-pull-01", &[]).await;
+    lease("crated-pull-02", &[half.clone(), (ResourceKind::Content, &named)]).await;
+    lease("crated-pull-03-00ff", std::slice::from_ref(&half)).await;
+    lease("crated-pull-04", std::slice::from_ref(&half)).await;
+    lease("of-a-client", std::slice::from_ref(&half)).await;
+    assert_eq!(rig.service.recover(&rig.scope).await.unwrap(), 5);
+    let left = rig.leases.list(&rig.scope, &Filter::parse_all(&[]).unwrap()).await.unwrap();
+    assert_eq!(left.iter().map(|lease| lease.id.as_str()).collect::<Vec<_>>(), ["crated-pull-04", "of-a-client"]);
 }
 
 async fn broken(image: &Built, spoil: impl FnOnce(&Registry), fault: Fault, part: &str) {
