@@ -1,5 +1,6 @@
 //! The verbs, one file a family.
 
+pub(crate) mod check;
 pub(crate) mod container;
 pub(crate) mod copy;
 pub(crate) mod events;

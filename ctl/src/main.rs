@@ -121,6 +121,8 @@ enum Verb {
     Version(system::Version),
     /// Show the daemon's state and host
     Info(system::Info),
+    /// Check the daemon's store
+    System(system::System),
 }
 
 fn main() -> ExitCode {
@@ -210,5 +212,6 @@ async fn act(cli: Cli<Verb>) -> Result<u8> {
         Verb::Namespaces(verb) => verb.act(&client).await,
         Verb::Version(verb) => verb.act(Some(client)).await,
         Verb::Info(verb) => verb.act(&client).await,
+        Verb::System(verb) => verb.act(&client).await,
     }
 }

@@ -80,6 +80,27 @@ impl Info {
     }
 }
 
+/// The store of the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct System {
+    #[command(subcommand)]
+    verb: SystemVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum SystemVerb {
+    /// Compare what is stored with what is recorded, in every namespace, and mend it
+    Check(crate::cmd::check::Check),
+}
+
+impl System {
+    pub(crate) async fn act(self, client: &Client) -> Result<u8> {
+        match self.verb {
+            SystemVerb::Check(check) => check.act(client).await,
+        }
+    }
+}
+
 /// List plugins.
 #[derive(Debug, Args)]
 pub(crate) struct Plugins {

@@ -5,6 +5,7 @@
 //! Every namespaced call takes a [`crated_types::Scope`].
 
 pub mod boot;
+pub mod check;
 pub mod container;
 pub mod content;
 pub mod diff;
@@ -25,6 +26,7 @@ pub mod task;
 pub mod time;
 pub mod undo;
 
+pub use check::{ContentCheck, Mender, RecordCheck, SnapshotCheck, Strays};
 pub use container::ContainerStore;
 pub use content::{BlobReader, Commit, ContentStore, Expected, Ingest};
 pub use diff::{Apply, Compare, Differ};

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use crated_types::filter::Filters;
-use crated_types::{Labels, Mount, Result, Scope, SnapshotKey};
+use crated_types::{Error, Fault, Kind, Labels, Mount, Result, Scope, SnapshotKey};
 use std::fmt::Debug;
 
 use crate::mask::Mask;
@@ -84,6 +84,14 @@ pub trait Snapshotter: Send + Sync + Debug {
     async fn remove(&self, scope: &Scope, key: &SnapshotKey) -> Result<()>;
     /// Those that pass, in order of their names.
     async fn list(&self, scope: &Scope, filters: &Filters) -> Result<Vec<Snapshot>>;
+    /// Gives the committed `name` the files of the active `key`, which is gone then: its own folder was lost. Both have the same
+    /// parent, children go on with the new files, and a leftover folder is an orphan.
+    ///
+    /// # Errors
+    /// [`crated_types::Fault::Unsupported`] where the implementation has no folders.
+    async fn renew(&self, _scope: &Scope, name: &SnapshotKey, _key: &SnapshotKey) -> Result<()> {
+        Err(Error::new(Fault::Unsupported, "its files cannot be made again").on(Kind::Snapshot, name))
+    }
     /// Finishes what removals left on disk.
     async fn cleanup(&self) -> Result<()>;
 }

@@ -5,9 +5,10 @@
 //!           ├─ content ── differ
 //!           ├─ snapshotter (overlayfs, native, btrfs)
 //!           ├─ gc (over content and snapshotters)
-//!           ├─ runtime (tasks, over metadata and event) ── engine (over all) ── grpc (over one port each)
+//!           ├─ runtime (tasks, over metadata and event) ── engine, check (over all) ── grpc (over one port each)
 //! ```
 
+mod check;
 mod engine;
 mod images;
 mod services;
@@ -20,11 +21,11 @@ use crate::grpc::Adapter;
 use crate::grpc::events::{ShimEvents, TTRPC_SERVICE};
 use crate::registry::{InitError, Registry, Reports, Slot, StartError, Started};
 use crate::server::Life;
-use crated_core::{
-    ContainerStore, Differ, EventLog, ImagePuller, ImageStore, LeaseStore, NamespaceStore, Snapshotter, TaskManager,
-};
-use crated_engine::Engine;
+use crated_core::{ContainerStore, Differ, EventLog, ImageStore, LeaseStore, NamespaceStore, Snapshotter, TaskManager};
+use crated_engine::{Checker, Engine};
+use crated_image::ImageService;
 use crated_store::{Collector, Content, Metadata, Requests, Snapshots};
+use crated_task::Manager;
 use crated_types::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub const GC: Slot<Collector> = Slot::new("io.containerd.gc.v1");
 /// Layers.
 pub const DIFFER: Slot<dyn Differ> = Slot::new("io.containerd.differ.v1");
 /// Tasks.
-pub const TASKS: Slot<dyn TaskManager> = Slot::new("io.containerd.runtime.v2");
+pub const TASKS: Slot<Manager> = Slot::new("io.containerd.runtime.v2");
 /// Container records.
 pub const CONTAINERS: Slot<dyn ContainerStore> = Slot::new(SERVICE);
 /// Image records.
@@ -53,7 +54,9 @@ pub const IMAGES: Slot<dyn ImageStore> = Slot::new(SERVICE);
 /// Namespaces.
 pub const NAMESPACES: Slot<dyn NamespaceStore> = Slot::new(SERVICE);
 /// Images in and out.
-pub const PULLER: Slot<dyn ImagePuller> = Slot::new("io.crated.image.v1");
+pub const PULLER: Slot<ImageService> = Slot::new("io.crated.image.v1");
+/// The check of the store.
+pub const CHECKER: Slot<Checker> = Slot::new("io.crated.check.v1");
 /// Whole operations.
 pub const ENGINE: Slot<Engine> = Slot::new("io.crated.engine.v1");
 /// gRPC services.
@@ -111,6 +114,7 @@ pub fn registry(shared: &Shared) -> Registry {
     images::register(&mut registry, shared);
     tasks::register(&mut registry, shared);
     engine::register(&mut registry, shared);
+    check::register(&mut registry, shared);
     services::register(&mut registry, shared);
     registry
 }

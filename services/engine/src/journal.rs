@@ -61,6 +61,8 @@ pub(crate) struct Open {
     pub(crate) operation: Operation,
     pub(crate) trace: Trace,
     key: Vec<u8>,
+    /// A daemon that ended had left it open.
+    found: bool,
 }
 
 impl Open {
@@ -85,7 +87,7 @@ impl Open {
         if let Some(time) = &operation.started_at {
             trace.started_at = crated_core::time::system(time);
         }
-        Self { scope, kind, operation, trace, key }
+        Self { scope, kind, operation, trace, key, found: false }
     }
 
     /// Whether it has turned back.
@@ -173,6 +175,12 @@ fn operation_id(kind: Kinds, subject: &str, part: &str) -> String {
     }
 }
 
+/// Whether any operation is open on a container.
+pub(crate) async fn is_busy(metadata: &dyn MetadataStore, namespace: &str, subject: &str) -> Result<bool> {
+    let operations = OPERATIONS.list(metadata, &OPERATIONS.prefix(namespace)).await?;
+    Ok(operations.iter().any(|(_, _, operation)| operation.subject == subject))
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -254,7 +262,7 @@ impl Journal {
         }
         fail::moment(format_args!("engine.{}.intent.done", kind.name()));
         trace.passed("intent", begun, String::new());
-        Ok(Open { scope: scope.clone(), kind, operation, trace, key })
+        Ok(Open { scope: scope.clone(), kind, operation, trace, key, found: false })
     }
 
     /// Whether an operation of this kind is open on a container.
@@ -285,7 +293,8 @@ impl Journal {
     /// What the last commit of an operation has beside its result: the intent is forgotten and the timeline goes on.
     pub(crate) async fn closing(&self, open: &Open, outcome: &str) -> Result<Vec<Op>> {
         fail::point(format_args!("engine.{}.close", open.kind.name()))?;
-        let mut batch = self.kept(&open.scope, open.subject(), open.trace.past(outcome.into())).await?;
+        let outcome = if open.found { format!("reconciled: {outcome}") } else { outcome.into() };
+        let mut batch = self.kept(&open.scope, open.subject(), open.trace.past(outcome)).await?;
         batch.push(Op::Delete(open.key.clone()));
         Ok(batch)
     }
@@ -359,7 +368,7 @@ impl Journal {
             let (true, Some(kind)) = (ours, Kinds::from_name(&operation.kind)) else { continue };
             let Some((namespace, _)) = OPERATIONS.parts(&key) else { continue };
             let scope = Scope::new(Namespace::new(namespace)?, cause.clone());
-            found.push(Open::resumed(scope, kind, operation, key));
+            found.push(Open { found: true, ..Open::resumed(scope, kind, operation, key) });
         }
         found.sort_by_key(|open| open.trace.started_at);
         Ok(found)
@@ -390,6 +399,12 @@ mod tests {
         journal.turn_back(&mut open, &failed).await.unwrap();
         let seen = journal.open(&Actor::daemon("reconciler")).await.unwrap().pop().unwrap();
         assert!(seen.is_back());
+        let ops = journal.closing(&seen, "undone: x").await.unwrap();
+        let told = MemoryMetadata::default();
+        told.commit(ops).await.unwrap();
+        let key = TIMELINES.key("test", "c");
+        let (_, record) = TIMELINES.get(&told, &key).await.unwrap().unwrap();
+        assert_eq!(record.operations[0].outcome, "reconciled: undone: x", "the reconciler says that it was it");
         assert_eq!(seen.arguments::<crate::record::StopArguments>().unwrap(), arguments);
         store.commit(journal.closing(&open, "done").await.unwrap()).await.unwrap();
         assert!(journal.open(&Actor::daemon("reconciler")).await.unwrap().is_empty());

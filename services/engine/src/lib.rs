@@ -14,6 +14,7 @@
 //! follow one another (`slots`). [`Engine`] has one method for each call of `crated.engine.v1`.
 
 mod attach;
+mod check;
 mod copy;
 mod create;
 mod engine;
@@ -44,6 +45,7 @@ mod user;
 mod wait;
 mod watch;
 
+pub use check::{CheckDeps, Checker};
 pub use engine::{Deps, Engine, EngineConfig, Stream};
 pub use names::{check_name, is_name};
 pub use reconcile::Reconciled;

@@ -67,8 +67,14 @@ impl Engine {
         }
         for (what, went) in in_time(jobs, until).await {
             match went {
-                Ok(Went::Forward) => report.done.push(what),
-                Ok(Went::Back) => report.undone.push(what),
+                Ok(Went::Forward) => {
+                    tracing::info!(operation = %what, "an operation that was left open went on to its end");
+                    report.done.push(what);
+                }
+                Ok(Went::Back) => {
+                    tracing::info!(operation = %what, "an operation that was left open was taken back");
+                    report.undone.push(what);
+                }
                 Err(error) => {
                     tracing::error!(operation = %what, %error, "an operation stays open");
                     report.failed.push(format!("{what}: {error}"));

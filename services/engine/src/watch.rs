@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::exec::AT_ONCE;
-use crate::journal::Kinds;
+use crate::journal::{Kinds, Trace};
 use crate::record::{Desired, Life, WATCH, WatchRecord};
 use crate::restart::{Ended, Policy};
 use crate::slots::LastExit;
@@ -286,10 +286,16 @@ impl Engine {
             restarts: life.restart_count,
             waited: Duration::from_millis(life.waited_ms.into()),
         });
-        let execs = self.journal.forget_execs(namespace, id.as_str()).await?;
+        let mut with = self.journal.forget_execs(namespace, id.as_str()).await?;
+        if !seen.reason.is_empty() {
+            // nobody asked for this end: the timeline tells of it
+            let trace = Trace::new("exit", scope);
+            let past = trace.past(format!("status {}: {}", seen.status, seen.reason));
+            with.extend(self.journal.kept(scope, id.as_str(), past).await?);
+        }
         self.prepared().retain(|(container, _), _| container != id.as_str());
         let after = self
-            .note_life(namespace, id.as_str(), execs, |life| {
+            .note_life(namespace, id.as_str(), with, |life| {
                 (life.running, life.prepared, life.paused, life.pid) = (false, false, false, 0);
                 life.exit = seen.status;
                 life.finished_at = Some(seen.at);
@@ -303,9 +309,10 @@ impl Engine {
             .await?;
         let slot = self.slots.get(namespace.as_str(), id.as_str());
         let oom_killed = after.is_some_and(|life| life.oom_killed);
+        let reason = seen.reason.clone();
         slot.keep_exit(LastExit { status: seen.status, at: seen.at, oom_killed, error: seen.reason });
         slot.ring();
-        tracing::info!(container = %id, status = seen.status, oom_killed, "exited");
+        tracing::info!(container = %id, status = seen.status, oom_killed, reason, "exited");
         self.forget_task(scope, id).await;
         match next {
             Some(wait) => self.start_later(scope, id, wait),

@@ -60,7 +60,8 @@ impl Fetcher {
                 self.progress.step(&id, "exists");
                 Ok(document)
             }
-            Err(error) if error.is_not_found() => {
+            // Damaged bytes are replaced as those that are missing.
+            Err(error) if error.is_not_found() || error.fault() == Fault::Corrupt => {
                 self.progress.bytes(&id, "downloading", 0, descriptor.size);
                 let bytes = self.stopping(self.repository.document(descriptor)).await?;
                 let document = manifest::parse(&descriptor.media_type, &bytes).map_err(of)?;

@@ -14,6 +14,7 @@ mod labels;
 pub mod layer;
 mod lease;
 pub mod manifest;
+mod mend;
 mod progress;
 mod pull;
 pub mod registry;

@@ -136,7 +136,7 @@ async fn known(service: &Inner, scope: &Scope, request: &Pull) -> Result<Option<
             size: bytes.len() as u64,
             annotations: BTreeMap::new(),
         })),
-        Err(error) if error.is_not_found() || error.fault() == Fault::Malformed => Ok(None),
+        Err(error) if error.is_not_found() || matches!(error.fault(), Fault::Malformed | Fault::Corrupt) => Ok(None),
         Err(error) => Err(error),
     }
 }

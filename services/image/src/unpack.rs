@@ -164,6 +164,32 @@ impl Unpacker<'_> {
         }
     }
 
+    /// Makes the files of the layer at `index` again, for its snapshot that has lost them; those below must be whole.
+    pub(crate) async fn renew(&self, manifest: &Manifest, config: &ImageConfig, index: usize) -> Result<()> {
+        let chain = manifest::chain_ids(&config.rootfs.diff_ids);
+        let name = |index: usize| SnapshotKey::new(chain[index].as_str());
+        let step = Step {
+            layer: &manifest.layers[index],
+            diff_id: &config.rootfs.diff_ids[index],
+            name: name(index)?,
+            parent: index.checked_sub(1).map(name).transpose()?,
+        };
+        let key = SnapshotKey::new(&format!("extract-{}{MARK}{:04x} {}", nanos(), random() & 0xffff, step.name))?;
+        let _extracting = self.service.extracting.enter(key.as_str());
+        // without the label of its target: that exists
+        let labels = Labels::from([(DIFF_ID.to_owned(), step.diff_id.to_string())]);
+        let mounts = self.snapshotter.prepare(self.scope, &key, step.parent.as_ref(), labels).await?;
+        let done = async {
+            self.fill(&step, Source::Stored, mounts, step.name.as_str()).await?;
+            self.snapshotter.renew(self.scope, &step.name, &key).await
+        };
+        let done = done.await;
+        if done.is_err() {
+            remove(self.scope, &*self.snapshotter, &key).await;
+        }
+        done
+    }
+
     /// Applies the layer and makes sure that it is what the configuration says.
     async fn fill(&self, step: &Step<'_>, source: Source, mounts: Vec<Mount>, id: &str) -> Result<()> {
         let early = |_| Error::new(Fault::Cancelled, "the download of this layer ended early");

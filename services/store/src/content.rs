@@ -9,6 +9,7 @@
 //!                                                                      crash before it: a file without a record, swept
 //! ```
 
+mod check;
 mod disk;
 mod hash;
 mod ingest;
@@ -80,6 +81,12 @@ fn missing(scope: &Scope, digest: &Digest) -> Error {
     Error::not_found(Kind::Content, digest).in_namespace(&scope.namespace)
 }
 
+fn damaged(digest: &Digest, what: String) -> Error {
+    Error::new(Fault::Corrupt, what)
+        .on(Kind::Content, digest)
+        .remedy_is("run `cratectl system check --repair`, or pull or load its image again")
+}
+
 fn no_ingest(scope: &Scope, reference: &IngestRef) -> Error {
     Error::not_found(Kind::Ingest, reference).in_namespace(&scope.namespace)
 }
@@ -106,10 +113,13 @@ impl Inner {
         found.map(|(_, blob)| blob).ok_or_else(|| missing(scope, digest))
     }
 
-    /// Whether this namespace has the blob, which then joins the caller's lease.
+    /// Whether this namespace has the blob, which then joins the caller's lease. One whose file is gone or cut short may be
+    /// written again.
     async fn has(&self, scope: &Scope, digest: &Digest) -> Result<bool> {
         let key = blob_key(scope, digest);
-        if self.metadata.get(&key).await?.is_none() {
+        let Some((_, blob)) = BLOBS.get(&*self.metadata, &key).await? else { return Ok(false) };
+        let (disk, wanted) = (self.disk.clone(), digest.clone());
+        if blocking::run(move || disk.blob_size(&wanted)).await? != u64::try_from(blob.size).ok() {
             return Ok(false);
         }
         if scope.lease.is_none() {
@@ -244,14 +254,15 @@ impl ContentStore for Content {
             Ok((found, file)) if found == size => {
                 Ok(Arc::new(Reader { digest: digest.clone(), file: Arc::new(file), size }))
             }
-            Ok((found, _)) => {
-                Err(Error::new(Fault::Corrupt, format!("its file has {found} bytes, not {size}"))
-                    .on(Kind::Content, digest))
-            }
+            Ok((found, _)) => Err(damaged(digest, format!("its file has {found} bytes, not {size}"))),
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
                 // removed in this moment, or damaged
                 self.inner.blob(scope, digest).await?;
-                Err(Error::new(Fault::Corrupt, "its file is gone").on(Kind::Content, digest))
+                let aside = self.inner.disk.quarantine_of(digest);
+                let known = blocking::run(move || aside.exists().then_some(aside)).await?;
+                let what =
+                    known.map(|aside| format!("its bytes were damaged and are in quarantine, {}", aside.display()));
+                Err(damaged(digest, what.unwrap_or_else(|| "its file is gone".into())))
             }
             Err(source) => Err(Error::os("open", source).on(Kind::Content, digest)),
         }

@@ -18,6 +18,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod change;
+pub mod check;
 pub mod containers;
 pub mod content;
 pub mod events;
@@ -35,6 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use check::Records;
 pub use containers::Containers;
 pub use content::Content;
 pub use events::Events;

@@ -8,6 +8,7 @@
 //! leaves a folder without a record, which the collector removes. Names are reserved by locks of this process meanwhile.
 //! A child's commit expects its parent's record, and a removal looks for children and commits with no child's commit between.
 
+mod check;
 mod ids;
 mod make;
 #[cfg(test)]
@@ -23,7 +24,6 @@ use crated_core::{
 use crated_snapshotters::{Access, Offload, SnapshotId};
 use crated_types::filter::Filters;
 use crated_types::{Error, Fault, Kind, Labels, Mount, Namespace, Result, Scope, SnapshotKey};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -91,17 +91,7 @@ impl Snapshots {
     /// Removes the folders of numbers that no record names; answers how many.
     pub(crate) async fn sweep(&self) -> Result<usize> {
         let inner = &self.inner;
-        let on_disk = inner.backend.ids().await?;
-        // in this order: what was being made when the folders were listed is either still made or has its record by now
-        let making = inner.ids.in_the_making();
-        let records = SNAPSHOTS.list(&*inner.metadata, &SNAPSHOTS.prefix("")).await?;
-        let named: HashSet<u64> = records
-            .iter()
-            .filter(|(key, ..)| crate::gc::graph::snapshotter(key) == Some(&inner.name))
-            .map(|(_, _, snapshot)| snapshot.id)
-            .collect();
-        let orphans: Vec<_> =
-            on_disk.into_iter().filter(|id| !named.contains(&id.0) && !making.contains(&id.0)).collect();
+        let orphans = self.orphans().await?;
         for id in &orphans {
             inner.backend.remove(*id).await?;
         }
@@ -210,6 +200,18 @@ impl Inner {
     }
 }
 
+/// The error where a backend misses a folder that records name.
+fn lost(scope: &Scope, key: &SnapshotKey, error: Error) -> Error {
+    if !error.is_not_found() {
+        return error;
+    }
+    Error::new(Fault::Corrupt, "its folder, or that of one below it, is gone")
+        .on(Kind::Snapshot, key)
+        .in_namespace(&scope.namespace)
+        .caused_by(error)
+        .remedy_is("run `cratectl system check --repair`: layers are unpacked again")
+}
+
 /// The key of a parent's mark on its child.
 pub(crate) fn child_key(namespace: &str, snapshotter: &str, parent: &str, child: &str) -> Vec<u8> {
     CHILDREN.key2(namespace, snapshotter, &format!("{parent}\0{child}"))
@@ -289,7 +291,8 @@ impl Snapshotter for Snapshots {
             }
         };
         let parents = self.inner.parents(scope, &snapshot.parent).await?;
-        self.inner.backend.mounts(SnapshotId(snapshot.id), parents, access).await
+        let mounts = self.inner.backend.mounts(SnapshotId(snapshot.id), parents, access).await;
+        mounts.map_err(|error| lost(scope, key, error))
     }
 
     async fn prepare(
@@ -329,6 +332,10 @@ impl Snapshotter for Snapshots {
     async fn remove(&self, scope: &Scope, key: &SnapshotKey) -> Result<()> {
         let (inner, scope, key) = (Arc::clone(&self.inner), scope.clone(), key.clone());
         whole(async move { inner.remove(&scope, &key).await }).await
+    }
+
+    async fn renew(&self, scope: &Scope, name: &SnapshotKey, key: &SnapshotKey) -> Result<()> {
+        whole(check::renew(Arc::clone(&self.inner), scope.clone(), name.clone(), key.clone())).await
     }
 
     async fn list(&self, scope: &Scope, filters: &Filters) -> Result<Vec<Snapshot>> {

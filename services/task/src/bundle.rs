@@ -13,7 +13,7 @@ const FOLDER: &str = "io.containerd.runtime.v2.task";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bundle {
     pub(crate) path: PathBuf,
-    work: PathBuf,
+    pub(crate) work: PathBuf,
 }
 
 fn private(path: &Path, mode: u32) -> Result<()> {

@@ -20,6 +20,7 @@ mod restore;
 mod runtime;
 mod settle;
 mod shim;
+mod strays;
 mod task;
 
 pub use config::Config;

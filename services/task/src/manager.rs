@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 /// Starts shims and finds them again.
 #[derive(Debug)]
 pub struct Manager {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) type Key = (Namespace, ContainerId);

@@ -2,7 +2,7 @@
 
 use super::{CONTENT, DIFFER, IMAGES, LEASES, NAMESPACES, PULLER, SERVICE, SNAPSHOTTER, Shared, as_ports};
 use crate::registry::Registry;
-use crated_core::{Differ, ImagePuller, NamespaceStore};
+use crated_core::{Differ, NamespaceStore};
 use crated_image::{ImageService, LayerDiffer, Options, Ports};
 use crated_types::{Actor, Scope};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
             let tracker = options.tracker.clone();
             let service = ImageService::new(ports, options);
             tracker.spawn(recover(service.clone(), cx.one(NAMESPACES)?));
-            Ok(Arc::new(service) as Arc<dyn ImagePuller>)
+            Ok(Arc::new(service))
         })
     });
 }

@@ -1,8 +1,8 @@
 //! The gRPC services.
 
 use super::{
-    CONTAINERS, CONTENT, DIFFER, ENGINE, EVENTS, GRPC, IMAGES, LEASES, NAMESPACES, SERVICE, SNAPSHOTTER, Shared, TASKS,
-    blocking,
+    CHECKER, CONTAINERS, CONTENT, DIFFER, ENGINE, EVENTS, GRPC, IMAGES, LEASES, NAMESPACES, SERVICE, SNAPSHOTTER,
+    Shared, TASKS, blocking,
 };
 use crate::grpc::containers::ContainersAdapter;
 use crate::grpc::content::ContentAdapter;
@@ -22,6 +22,8 @@ use crate::registry::Registry;
 use crated_api::containerd::services as wire;
 use crated_api::crated::engine::v1::engine_server::EngineServer;
 use crated_api::grpc::health::v1::health_server::HealthServer;
+use crated_core::TaskManager;
+use std::sync::Arc;
 
 pub(super) fn register(registry: &mut Registry, shared: &Shared) {
     the_daemon(registry, shared);
@@ -46,7 +48,7 @@ fn the_daemon(registry: &mut Registry, shared: &Shared) {
             let folder = super::installation(cx.settings());
             let uuid = blocking(move || uuid(&folder)).await?;
             let runtime = cx.settings().engine.runtime.clone();
-            let tasks = cx.all(TASKS)?.into_values().next();
+            let tasks = cx.all(TASKS)?.into_values().next().map(|tasks| tasks as Arc<dyn TaskManager>);
             let adapter = IntrospectionAdapter { reports, uuid, runtime, tasks };
             Ok(serve!(IntrospectionServer<_>, adapter, cx.settings().limits))
         })
@@ -109,7 +111,10 @@ fn work(registry: &mut Registry) {
             Ok(serve!(TasksServer<_>, adapter, cx.settings().limits))
         })
     });
-    registry.add(GRPC, "engine", &[ENGINE.name()], |cx| {
-        Box::pin(async move { Ok(serve!(EngineServer<_>, EngineAdapter(cx.one(ENGINE)?), cx.settings().limits)) })
+    registry.add(GRPC, "engine", &[ENGINE.name(), CHECKER.name()], |cx| {
+        Box::pin(async move {
+            let adapter = EngineAdapter(cx.one(ENGINE)?, cx.one(CHECKER)?);
+            Ok(serve!(EngineServer<_>, adapter, cx.settings().limits))
+        })
     });
 }

@@ -2,11 +2,9 @@
 
 use super::{METADATA, Shared, TASKS};
 use crate::registry::Registry;
-use crated_core::TaskManager;
 use crated_task::{Config, Manager};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What stdio addresses may be.
@@ -42,7 +40,7 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
                 boot_id: None,
             };
             let metadata = cx.one(METADATA)?;
-            Ok(super::blocking(move || Manager::open(config, metadata, tracker)).await? as Arc<dyn TaskManager>)
+            super::blocking(move || Manager::open(config, metadata, tracker)).await
         })
     });
 }

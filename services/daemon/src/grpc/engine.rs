@@ -9,9 +9,9 @@ use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-/// Over the engine.
+/// Over the engine and the checker of its store.
 #[derive(Clone, Debug)]
-pub struct EngineAdapter(pub Arc<crated_engine::Engine>);
+pub struct EngineAdapter(pub Arc<crated_engine::Engine>, pub Arc<crated_engine::Checker>);
 
 type Outgoing<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -215,5 +215,12 @@ impl Engine for EngineAdapter {
     async fn info(&self, request: Request<()>) -> Answer<wire::InfoResponse> {
         let scope = scope(&request)?;
         answer(self.0.info(&scope).await)
+    }
+
+    type CheckStream = Outgoing<wire::CheckResponse>;
+
+    async fn check(&self, request: Request<wire::CheckRequest>) -> Answer<Self::CheckStream> {
+        let scope = scope(&request)?;
+        stream(self.1.check(&scope, request.into_inner()).await)
     }
 }

@@ -4,6 +4,7 @@
 //! <root>/blobs/<algorithm>/<hex>                                0444, never changed
 //! <root>/ingest/<sha256 of namespace/ref>/data                  the bytes so far
 //!                                        /ref,startedat,updatedat,total   for people and tools
+//! <root>/quarantine/<algorithm>-<hex>                           damaged bytes, read by nobody; made when it is needed
 //! ```
 
 use crated_types::digest::Algorithm;
@@ -118,8 +119,74 @@ impl Disk {
 
     /// Removes a blob's file; one that is not there is no error.
     pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<()> {
-        let path = self.blob(digest);
-        match std::fs::remove_file(&path) {
+        self.remove_file(&self.blob(digest))
+    }
+
+    /// Every blob that has a file.
+    pub(crate) fn list_blobs(&self) -> Result<Vec<Digest>> {
+        Ok(self.blob_files()?.into_iter().filter_map(|(_, digest)| digest).collect())
+    }
+
+    /// Everything in the folders of blobs; the digest is none where the name is not one.
+    pub(crate) fn blob_files(&self) -> Result<Vec<(PathBuf, Option<Digest>)>> {
+        let mut found = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let folder = self.blobs(algorithm);
+            found.extend(names(&folder)?.into_iter().map(|hex| {
+                let digest = format!("{}:{hex}", algorithm.name()).parse().ok();
+                (folder.join(hex), digest)
+            }));
+        }
+        Ok(found)
+    }
+
+    fn quarantines(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// Where the damaged bytes of a blob are, if it has any.
+    pub(crate) fn quarantine_of(&self, digest: &Digest) -> PathBuf {
+        self.quarantines().join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Whether a folder is the quarantine.
+    pub(crate) fn is_quarantine(&self, folder: &Path) -> bool {
+        folder == self.quarantines()
+    }
+
+    /// Blobs that have damaged bytes in quarantine.
+    pub(crate) fn quarantined(&self) -> Result<Vec<Digest>> {
+        if !self.quarantines().exists() {
+            return Ok(Vec::new());
+        }
+        Ok(names(&self.quarantines())?.iter().filter_map(|name| name.replacen('-', ":", 1).parse().ok()).collect())
+    }
+
+    /// Moves a blob's file into the quarantine; `None` where it has none.
+    pub(crate) fn quarantine(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let (blob, aside) = (self.blob(digest), self.quarantine_of(digest));
+        let moved = std::fs::create_dir_all(self.quarantines())
+            .and_then(|()| std::fs::rename(&blob, &aside))
+            .and_then(|()| sync(&self.blobs(digest.algorithm())));
+        match moved {
+            Ok(()) => Ok(Some(aside)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::os(format!("rename {} to {}", blob.display(), aside.display()), error)),
+        }
+    }
+
+    /// Moves what is not ours into the quarantine, under its own name.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+        let aside = self.quarantines().join(path.file_name().unwrap_or_default());
+        std::fs::create_dir_all(self.quarantines())
+            .and_then(|()| std::fs::rename(path, &aside))
+            .map_err(|error| Error::os(format!("rename {} to {}", path.display(), aside.display()), error))?;
+        Ok(aside)
+    }
+
+    /// Removes a file; one that is not there is no error.
+    pub(crate) fn remove_file(&self, path: &Path) -> Result<()> {
+        match std::fs::remove_file(path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
                 Err(Error::os(format!("remove {}", path.display()), source))
             }
@@ -127,14 +194,9 @@ impl Disk {
         }
     }
 
-    /// Every blob that has a file.
-    pub(crate) fn list_blobs(&self) -> Result<Vec<Digest>> {
-        let mut found = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let names = names(&self.blobs(algorithm))?;
-            found.extend(names.iter().filter_map(|hex| format!("{}:{hex}", algorithm.name()).parse::<Digest>().ok()));
-        }
-        Ok(found)
+    /// The folder of an ingest.
+    pub(crate) fn ingest(&self, folder: &str) -> PathBuf {
+        self.ingests().join(folder)
     }
 
     /// Every folder of an ingest.

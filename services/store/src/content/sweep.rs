@@ -4,7 +4,7 @@
 //! record appears before its folder and goes before it: a folder that was listed before the records were read is named or nobody's.
 
 use crated_core::record::{BLOBS, INGESTS};
-use crated_types::{Digest, Namespace, Result};
+use crated_types::Result;
 use std::collections::HashSet;
 
 use super::Content;
@@ -43,16 +43,5 @@ impl Content {
             count += 1;
         }
         Ok(count)
-    }
-
-    /// Whether any namespace has the blob now.
-    async fn is_recorded(&self, digest: &Digest) -> Result<bool> {
-        for name in crate::namespaces::with_keys(&*self.inner.metadata, &BLOBS.prefix("")).await? {
-            let key = BLOBS.key(Namespace::new(&name)?.as_str(), digest.as_str());
-            if self.inner.metadata.get(&key).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }

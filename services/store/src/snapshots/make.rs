@@ -8,7 +8,7 @@ use crated_types::{Error, Fault, Kind, Labels, Mount, Result, Scope, SnapshotKey
 use std::sync::Arc;
 
 use super::ids::Making;
-use super::{CHILDREN, Inner, missing};
+use super::{CHILDREN, Inner, lost, missing};
 use crate::change::{Frame, check_lease};
 
 /// Attempts to commit while others change the parent's labels.
@@ -61,12 +61,13 @@ pub(super) async fn make(inner: Arc<Inner>, new: Wanted) -> Result<Vec<Mount>> {
         SnapshotKind::Active | SnapshotKind::Committed => Access::ReadWrite,
     };
     crated_core::fail::point("snapshot.prepare.backend")?;
+    let of_parent = |error| lost(&new.scope, new.parent.as_ref().unwrap_or(&new.key), error);
     match access {
-        Access::ReadOnly => inner.backend.view(id, parents.clone()).await?,
-        Access::ReadWrite => inner.backend.create(id, parents.clone()).await?,
+        Access::ReadOnly => inner.backend.view(id, parents.clone()).await.map_err(of_parent)?,
+        Access::ReadWrite => inner.backend.create(id, parents.clone()).await.map_err(of_parent)?,
     }
     let made = async {
-        let mounts = inner.backend.mounts(id, parents, access).await?;
+        let mounts = inner.backend.mounts(id, parents, access).await.map_err(of_parent)?;
         crated_core::fail::point("snapshot.prepare.record")?;
         record(&inner, &new, &making).await?;
         crated_core::fail::moment("snapshot.prepare.done");
