@@ -130,6 +130,8 @@ section! {
     pub struct Limits {
         /// Largest gRPC message, both ways, in bytes. containerd's clients count on 16777216.
         pub message_bytes: u64 = crated_api::MESSAGE_MAX as u64,
+        /// Bytes of requests under way, of all clients together; a message more is answered with ResourceExhausted.
+        pub request_bytes: u64 = 256 << 20,
         /// Calls that work at a time; one more is answered with ResourceExhausted.
         pub concurrent_requests: u64 = 1024,
         /// Streams and waits that are open at a time (they cost little while nothing happens).

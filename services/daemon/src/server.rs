@@ -3,19 +3,23 @@
 //! ```text
 //! accept ─ peer credentials ─ HTTP/2 ─▶ Observe (span, counters) ─▶ Lifetime (owner task, deadline, stop) ─▶ Limit ─▶ Routes
 //! ```
-//! A unary call runs in a task of the daemon's tracker: its client may go or run out of time, the work ends whole. A stream
+//! A call takes its place among those that work once its first message is there ([`arrival`]). A unary call runs in a task of the daemon's tracker: its client may go or run out of time, the work ends whole. A stream
 //! or a wait is dropped with its client.
 
+pub mod around;
+pub mod arrival;
 pub mod body;
 pub mod connection;
 pub mod lifetime;
 pub mod limit;
 pub mod method;
 pub mod observe;
+pub mod preface;
 pub mod tcp;
 pub mod unix;
 
 use crate::config::Limits;
+use around::Wrap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -52,9 +56,9 @@ pub struct Life {
 #[must_use]
 pub fn stack(routes: Routes, methods: method::Methods, limits: &Limits, life: &Life) -> Stack {
     let service = ServiceBuilder::new()
-        .layer(observe::ObserveLayer::new(methods))
-        .layer(lifetime::LifetimeLayer::new(limits.request_deadline(), life.clone()))
-        .layer(limit::LimitLayer::new(limits))
+        .layer(Wrap(observe::Observe::new(methods)))
+        .layer(Wrap(lifetime::Lifetime::new(limits.request_deadline(), life.clone())))
+        .layer(Wrap(limit::Limit::new(limits)))
         .service(routes.prepare());
     BoxCloneSyncService::new(service)
 }

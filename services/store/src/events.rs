@@ -28,8 +28,15 @@ impl Events {
     }
 }
 
+/// Longest topic, in bytes.
+const TOPIC_MAX: usize = 1024;
+
 /// `/` and identifiers joined by `/`.
 fn check_topic(topic: &str) -> Result<()> {
+    if topic.len() > TOPIC_MAX {
+        let why = format_args!("must have at most {TOPIC_MAX} bytes (it has {})", topic.len());
+        return Err(Error::invalid("envelope.topic", why));
+    }
     let Some(rest) = topic.strip_prefix('/') else {
         return Err(Error::invalid("envelope.topic", format_args!("{topic:?} must start with /")));
     };

@@ -15,8 +15,8 @@ pub trait Ending: Send {
     fn trailers(&mut self, trailers: &HeaderMap);
 }
 
-/// Holds something as long as the body lives.
-impl Ending for tokio::sync::OwnedSemaphorePermit {
+/// Holds its place as long as the body lives.
+impl Ending for std::sync::Arc<super::arrival::Held> {
     fn trailers(&mut self, _: &HeaderMap) {}
 }
 

@@ -1,6 +1,7 @@
 //! How long a call lives: unary ones in a task of their own up to a deadline, streams and waits until their client goes,
 //! their own deadline comes, or the daemon stops.
 
+use super::around::{Answer, Around};
 use super::body::Until;
 use super::method::{Method, Shape};
 use super::{Life, Request, Response, refusal};
@@ -8,22 +9,21 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
+use tower::Service;
 use tracing::Instrument;
 
-/// Makes [`Lifetime`].
+/// Gives calls their owner and their end.
 #[derive(Clone, Debug)]
-pub struct LifetimeLayer {
+pub struct Lifetime {
     longest: Duration,
     life: Life,
 }
 
-impl LifetimeLayer {
+impl Lifetime {
     /// Unary calls get `longest` at most.
     #[must_use]
     pub fn new(longest: Duration, life: Life) -> Self {
@@ -31,38 +31,16 @@ impl LifetimeLayer {
     }
 }
 
-impl<S> Layer<S> for LifetimeLayer {
-    type Service = Lifetime<S>;
-    fn layer(&self, inner: S) -> Lifetime<S> {
-        Lifetime { inner, layer: self.clone() }
-    }
-}
-
-/// Gives calls their owner and their end.
-#[derive(Clone, Debug)]
-pub struct Lifetime<S> {
-    inner: S,
-    layer: LifetimeLayer,
-}
-
-impl<S> Service<Request> for Lifetime<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response, Infallible>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+impl Around for Lifetime {
+    fn around<S>(&self, inner: &mut S, request: Request) -> Answer
+    where
+        S: Service<Request, Response = Response, Error = Infallible>,
+        S::Future: Send + 'static,
+    {
         let shape = request.extensions().get::<Arc<Method>>().map_or(Shape::Unary, |method| method.shape);
         let asked = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
-        let LifetimeLayer { longest, life } = self.layer.clone();
-        let work = self.inner.call(request);
+        let Self { longest, life } = self.clone();
+        let work = inner.call(request);
         match shape {
             Shape::Unary => {
                 let task = life.tracker.spawn(work.in_current_span());

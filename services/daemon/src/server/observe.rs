@@ -1,30 +1,29 @@
 //! The outermost layer: a span and the counters of each call, until the last byte of its answer.
 
+use super::around::{Answer, Around};
 use super::body::{Ending, Watched};
 use super::method::{Method, Methods};
 use super::{Peer, Request, Response};
 use crated_types::Actor;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use http::HeaderMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Instant;
 use tonic::body::Body;
-use tower::{Layer, Service};
+use tower::Service;
 use tracing::{Instrument, Span};
 
-/// Makes [`Observe`].
+/// Opens `rpc{method, namespace, request}` and counts.
 #[derive(Clone, Debug)]
-pub struct ObserveLayer {
+pub struct Observe {
     methods: Methods,
     boot: Arc<str>,
     count: Arc<AtomicU64>,
 }
 
-impl ObserveLayer {
+impl Observe {
     /// Watches calls of `methods`.
     #[must_use]
     pub fn new(methods: Methods) -> Self {
@@ -33,39 +32,17 @@ impl ObserveLayer {
     }
 }
 
-impl<S> Layer<S> for ObserveLayer {
-    type Service = Observe<S>;
-    fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, layer: self.clone() }
-    }
-}
-
-/// Opens `rpc{method, namespace, request}` and counts.
-#[derive(Clone, Debug)]
-pub struct Observe<S> {
-    inner: S,
-    layer: ObserveLayer,
-}
-
-impl<S> Service<Request> for Observe<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response, Infallible>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        let method = self.layer.methods.get(request.uri().path());
+impl Around for Observe {
+    fn around<S>(&self, inner: &mut S, mut request: Request) -> Answer
+    where
+        S: Service<Request, Response = Response, Error = Infallible>,
+        S::Future: Send + 'static,
+    {
+        let method = self.methods.get(request.uri().path());
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let id = match header("x-request-id") {
             given if crated_types::name::is_identifier(given) => given.to_owned(),
-            _ => format!("{}-{}", self.layer.boot, self.layer.count.fetch_add(1, Ordering::Relaxed)),
+            _ => format!("{}-{}", self.boot, self.count.fetch_add(1, Ordering::Relaxed)),
         };
         let namespace = header(crated_api::NAMESPACE_KEY);
         let span = tracing::info_span!("rpc", method = %method.full, namespace, request = %id);
@@ -73,7 +50,7 @@ where
         request.extensions_mut().insert(Actor { cause: Arc::clone(&method.full), who });
         request.extensions_mut().insert(Arc::clone(&method));
         let call = Call::new(method, span.clone());
-        let answer = span.in_scope(|| self.inner.call(request));
+        let answer = span.in_scope(|| inner.call(request));
         async move {
             let mut call = call;
             let response = answer.await?;
