@@ -12,6 +12,7 @@ mod config;
 mod credentials;
 mod fail;
 mod hosts;
+mod proxy;
 mod retry;
 mod session;
 mod tls;

@@ -16,6 +16,14 @@ pub struct RegistryConfig {
     pub plain_http: Vec<String>,
     /// Hosts (with port) whose certificate is not verified.
     pub skip_verify: Vec<String>,
+    /// Proxy for http, `http://[user:password@]host[:port]`; empty: that of the environment.
+    pub http_proxy: String,
+    /// Proxy for https; empty: that of the environment.
+    pub https_proxy: String,
+    /// Hosts, domains and networks that are reached without a proxy; empty: those of the environment.
+    pub no_proxy: Vec<String>,
+    /// Read `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, where the keys above are empty.
+    pub proxy_from_environment: bool,
     /// Layers of one image that are downloaded at a time.
     pub max_concurrent_downloads: usize,
     /// Seconds until a connection must stand.
@@ -41,6 +49,10 @@ impl Default for RegistryConfig {
             docker_config: "/root/.docker/config.json".into(),
             plain_http: Vec::new(),
             skip_verify: Vec::new(),
+            http_proxy: String::new(),
+            https_proxy: String::new(),
+            no_proxy: Vec::new(),
+            proxy_from_environment: true,
             max_concurrent_downloads: 3,
             connect_timeout_seconds: 15,
             response_timeout_seconds: 60,

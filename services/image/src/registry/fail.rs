@@ -59,6 +59,10 @@ pub(crate) fn of_status(
     let number = status.as_u16();
     let error = match status {
         StatusCode::UNAUTHORIZED => unauthenticated(reference, host, &with(String::new())),
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Error::new(Fault::Unauthenticated, with(format!("the proxy before {host} wants other credentials (407)")))
+                .remedy_is("put them into registry.http_proxy or HTTP_PROXY: http://user:password@host:port")
+        }
         StatusCode::FORBIDDEN => Error::new(Fault::Denied, with(format!("{host} does not permit it ({number})")))
             .remedy_is(login(reference, "that may read this repository")),
         StatusCode::NOT_FOUND => Error::new(Fault::NotFound, with(format!("{host} has no such image or blob")))
@@ -155,7 +159,11 @@ pub(crate) fn transport(
         cause = error.source();
     }
     let lower = text.to_ascii_lowercase();
-    let remedy = if lower.contains("certificate") {
+    let remedy = if lower.contains("proxy ") {
+        "check registry.https_proxy and http_proxy (or HTTPS_PROXY and HTTP_PROXY), and what the proxy permits; no_proxy names what is \
+         reached without it"
+            .to_owned()
+    } else if lower.contains("certificate") {
         format!(
             "put the authority's certificate into certs.d as `ca` of {peer}'s hosts.toml, or the host under skip_verify"
         )

@@ -139,10 +139,11 @@ impl Inner {
     pub(crate) async fn patiently(
         &self,
         client: &Client,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         peer: &str,
         last: bool,
     ) -> Result<Response<Incoming>> {
+        self.shared.clients.proxies()?.authorize(&mut request);
         let mut backoff = Backoff::new(&self.shared.config, last);
         let mut connects = 0;
         loop {

@@ -2,6 +2,7 @@
 
 use super::config::RegistryConfig;
 use super::hosts::Tls;
+use super::proxy::{Dialer, Proxies};
 use bytes::Bytes;
 use crated_types::{Error, Fault, Kind, Result};
 use http_body_util::Full;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A pool of connections, http and https.
-pub(crate) type Client = Pool<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type Client = Pool<HttpsConnector<Dialer>, Full<Bytes>>;
 
 /// Longest certificate file, in bytes.
 const PEM_MAX: u64 = 1 << 20;
@@ -31,13 +32,21 @@ const POOL_PER_HOST: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Clients {
     connect_timeout: Duration,
+    agent: Arc<str>,
+    proxies: Result<Arc<Proxies>>,
     pools: Mutex<HashMap<Tls, Client>>,
     roots: Mutex<Option<Arc<RootCertStore>>>,
 }
 
 impl Clients {
     pub(crate) fn new(config: &RegistryConfig) -> Self {
-        Self { connect_timeout: config.connect_timeout(), pools: Mutex::default(), roots: Mutex::default() }
+        Self {
+            connect_timeout: config.connect_timeout(),
+            agent: config.user_agent.as_str().into(),
+            proxies: Proxies::of(config).map(Arc::new),
+            pools: Mutex::default(),
+            roots: Mutex::default(),
+        }
     }
 }
 
@@ -55,16 +64,28 @@ impl super::Shared {
 }
 
 impl Clients {
+    /// The proxies, or what is wrong with their configuration.
+    pub(crate) fn proxies(&self) -> Result<Arc<Proxies>> {
+        match &self.proxies {
+            Ok(proxies) => Ok(Arc::clone(proxies)),
+            Err(error) => Err(error.duplicate()),
+        }
+    }
+
     fn build(&self, tls: &Tls) -> Result<Client> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(tls.dial_timeout.unwrap_or(self.connect_timeout)));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(self.tls(tls)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(self.tls(tls)?).https_or_http().enable_http1().wrap_connector(
+                Dialer {
+                    http,
+                    proxies: self.proxies()?,
+                    agent: Arc::clone(&self.agent),
+                    patience: self.connect_timeout,
+                },
+            );
         Ok(Pool::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_PER_HOST)

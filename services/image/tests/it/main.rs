@@ -8,6 +8,7 @@ mod client;
 mod differ;
 mod fakes;
 mod images;
+mod proxy;
 mod pulls;
 mod real;
 mod registry_fixture;

@@ -36,6 +36,22 @@ fn chain(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect()
 }
 
+/// A server with a certificate that nobody vouches for; none where openssl is missing.
+pub(crate) fn server() -> Option<Arc<rustls::ServerConfig>> {
+    let dir = tempfile::tempdir().unwrap();
+    if !certificate(dir.path(), "server") {
+        return None;
+    }
+    let key = PrivateKeyDer::from_pem_file(dir.path().join("server.key")).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain(&dir.path().join("server.crt")), key)
+        .unwrap();
+    Some(Arc::new(server))
+}
+
 #[tokio::test]
 async fn certificates_are_checked_and_given_as_hosts_toml_says() {
     let dir = tempfile::tempdir().unwrap();
