@@ -43,13 +43,14 @@ impl Shown {
                 .map(|bars| bars.add(ProgressBar::new(0).with_prefix(short(&progress.id)).with_style(style(false)))),
             action: String::new(),
         });
-        let ended = matches!(action.as_str(), "done" | "exists" | "extracted" | "complete");
+        let said = words(&progress.id, &action);
+        let ended = matches!(said, "done" | "exists" | "unpacked");
         match &line.bar {
             Some(bar) => {
                 bar.set_style(style(progress.total > 0 && !ended));
                 bar.set_length(u64::try_from(progress.total).unwrap_or(0));
                 bar.set_position(u64::try_from(progress.current).unwrap_or(0));
-                bar.set_message(action.clone());
+                bar.set_message(said.to_owned());
                 if ended {
                     bar.abandon();
                 }
@@ -57,11 +58,18 @@ impl Shown {
             None if line.action != action => {
                 let detail =
                     if progress.message.is_empty() { String::new() } else { format!(" ({})", progress.message) };
-                eprintln!("{}: {action}{detail}", short(&progress.id));
+                eprintln!("{}: {said}{detail}", short(&progress.id));
             }
             None => {}
         }
         line.action = action;
+    }
+
+    /// Leaves the bars as they are: what is printed next comes below them.
+    fn end(&self) {
+        for bar in self.known.values().filter_map(|line| line.bar.as_ref()).filter(|bar| !bar.is_finished()) {
+            bar.abandon();
+        }
     }
 
     fn say(&self, text: &str) {
@@ -72,6 +80,17 @@ impl Shown {
             None => eprintln!("{text}"),
         }
     }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What people read of an action: a layer that has come is not done before it is unpacked.
+fn words<'a>(id: &str, action: &'a str) -> &'a str {
+    if action == "done" && id.starts_with("layer-") { "downloaded" } else { action }
 }
 
 fn style(bytes: bool) -> ProgressStyle {
@@ -85,5 +104,18 @@ fn short(id: &str) -> String {
     match id.split_once("sha256:") {
         Some((_, hex)) => hex.chars().take(12).collect(),
         None => id.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_done_once_it_is_unpacked() {
+        assert_eq!(words("layer-sha256:0123", "done"), "downloaded");
+        assert_eq!(words("layer-sha256:0123", "unpacked"), "unpacked");
+        assert_eq!(words("manifest-sha256:0123", "done"), "done");
+        assert_eq!(short("layer-sha256:0123456789abcdef"), "0123456789ab");
     }
 }

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod api;
+mod check;
 mod crash;
 mod ctr;
 mod faults;
+mod full;
+mod hostile;
 mod images;
 mod life;
 mod reboot;

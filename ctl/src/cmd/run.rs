@@ -12,6 +12,9 @@ use futures::StreamExt;
 /// Create a container without starting it.
 #[derive(Debug, Args)]
 pub(crate) struct Create {
+    /// Do not show the pull of an image
+    #[arg(short, long)]
+    quiet: bool,
     #[command(flatten)]
     container: Container,
 }
@@ -21,7 +24,7 @@ impl Create {
         let config = self.container.config()?;
         let cidfile = self.container.cidfile()?;
         let answers = client.engine().create(api::CreateRequest { config: Some(config) }).await?;
-        let created = follow(answers.into_inner()).await?;
+        let created = follow(answers.into_inner(), self.quiet).await?;
         note(cidfile, &created.id)?;
         println!("{}", created.id);
         Ok(0)
@@ -40,6 +43,9 @@ fn note(file: Option<std::fs::File>, id: &str) -> Result<()> {
 /// Create a container and run it.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
+    /// Do not show the pull of an image
+    #[arg(short, long)]
+    quiet: bool,
     /// Print the id and leave it running
     #[arg(short, long)]
     detach: bool,
@@ -74,7 +80,7 @@ impl Run {
         let of_run = |status| Failure::from(status).of_run();
         let request = api::RunRequest { config: Some(config), attach: !self.detach };
         let answers = client.engine().run(request).await.map_err(of_run)?;
-        let created = follow(answers.into_inner()).await.map_err(of_run)?;
+        let created = follow(answers.into_inner(), self.quiet).await.map_err(of_run)?;
         note(cidfile, &created.id)?;
         if self.detach {
             println!("{}", created.id);
@@ -108,8 +114,8 @@ impl Run {
 }
 
 /// Shows progress until the container is there.
-async fn follow(mut answers: tonic::Streaming<api::RunResponse>) -> Result<api::Created, tonic::Status> {
-    let mut shown = Shown::new(false);
+async fn follow(mut answers: tonic::Streaming<api::RunResponse>, quiet: bool) -> Result<api::Created, tonic::Status> {
+    let mut shown = Shown::new(quiet);
     let mut created = None;
     while let Some(answer) = answers.next().await {
         match answer?.step {
