@@ -243,10 +243,11 @@ impl Start {
             .await;
         }
         let [container] = self.containers.as_slice() else { bail!("only one container can be attached to at a time") };
-        let found = client.engine().attach(api::ContainerRequest { container: container.clone() }).await?.into_inner();
+        let shown = client.engine().inspect(api::InspectRequest { name: container.clone() }).await?.into_inner();
+        let shown: serde_json::Value = serde_json::from_str(&shown.json)?;
         let (columns, rows) = terminal::size().unwrap_or_default();
         let prepare = api::StartRequest {
-            container: found.id.clone(),
+            container: container.clone(),
             prepare: true,
             console_columns: columns.into(),
             console_rows: rows.into(),
@@ -254,14 +255,14 @@ impl Start {
         let prepared = client.engine().start(prepare).await?.into_inner();
         let session = Session {
             client,
-            container: found.id.clone(),
+            container: prepared.id.clone(),
             exec: String::new(),
-            stdin: self.interactive && found.open_stdin,
+            stdin: self.interactive && shown["Config"]["OpenStdin"] == true,
             detach_keys: &self.detach_keys,
             proxy: true,
         };
         let attached = session.attach(&prepared.attach_socket, false).await?;
-        client.engine().start(api::StartRequest { container: found.id, ..api::StartRequest::default() }).await?;
+        client.engine().start(api::StartRequest { container: prepared.id, ..api::StartRequest::default() }).await?;
         finish(session.copy(attached).await?)
     }
 }

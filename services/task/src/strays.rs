@@ -3,10 +3,13 @@
 use crate::bundle::{self, Bundle};
 use crate::manager::{Inner, Manager};
 use async_trait::async_trait;
+use crated_api::containerd::events::TaskCreate;
 use crated_core::check::{Stray, Strays};
+use crated_core::metadata::Cursor;
 use crated_core::record::{CONTAINERS, TASKS, TaskRecord};
 use crated_sys::mount::MntFlags;
-use crated_types::{ContainerId, Error, Namespace, Result};
+use crated_types::{ContainerId, Error, Fault, Namespace, Result};
+use prost::Message;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
@@ -17,6 +20,9 @@ use std::time::Duration;
 const CGROUPS: &str = "crated";
 /// An empty cgroup that is younger may be one in the making, also of another daemon.
 const CGROUP_AGE: Duration = Duration::from_secs(60);
+
+/// Events that are read at once.
+const EVENTS: usize = 1000;
 
 /// What is found on the host, before any record is read.
 #[derive(Debug, Default)]
@@ -143,10 +149,37 @@ impl Inner {
                 add("socket", path, "the shim of no task has it");
             }
         }
-        for path in found.cgroups.iter().filter(|path| !ids.contains(name(path).as_str())) {
-            add("cgroup", path, "nobody is in it and no container has it");
+        let idle: Vec<&PathBuf> = found.cgroups.iter().filter(|path| !ids.contains(name(path).as_str())).collect();
+        let ours = self.had(idle.iter().map(|path| name(path)).collect()).await?;
+        for path in idle.into_iter().filter(|path| ours.contains(&name(path))) {
+            add("cgroup", path, "nobody is in it and its container is gone");
         }
         Ok(strays)
+    }
+
+    /// Those of `ids` that the event log knows as containers of ours: other daemons on this host have cgroups beside ours.
+    async fn had(&self, ids: BTreeSet<String>) -> Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        let mut after = Cursor::default();
+        while found.len() < ids.len() {
+            let page = match self.store.events(after, EVENTS).await {
+                Ok(page) => page,
+                // What the log does not keep any more cannot be proven ours.
+                Err(error) if error.fault() == Fault::OutOfRange => break,
+                Err(error) => return Err(error),
+            };
+            let Some(last) = page.last() else { break };
+            after = last.cursor;
+            for logged in page.iter().filter(|logged| logged.event.topic == "/tasks/create") {
+                let bytes = logged.event.event.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+                if let Ok(created) = TaskCreate::decode(bytes)
+                    && ids.contains(&created.container_id)
+                {
+                    found.insert(created.container_id);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Ends a shim that may still be behind a bundle, and removes the bundle.

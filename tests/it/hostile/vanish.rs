@@ -100,7 +100,13 @@ fn clients_that_vanish_in_each_call_leave_nothing() {
     assert_eq!(daemon.ctl(&["exec", "talks", "echo", "unharmed"]).ok(), "unharmed\n");
     runtime().block_on(async {
         let client = client(&daemon).await;
-        let leases = client.leases().list(Default::default()).await.unwrap().into_inner().leases;
+        let leases = client
+            .leases()
+            .list(crated_api::containerd::services::leases::v1::ListRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .leases;
         assert!(leases.iter().all(|lease| !lease.id.starts_with("crated-")), "{leases:?}");
     });
     watch.end("vanished clients", 64);

@@ -22,7 +22,6 @@ pub(super) struct Wire(pub(super) UnixStream);
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) kind: u8,
-    pub(super) stream: u32,
     pub(super) payload: Vec<u8>,
 }
 
@@ -79,8 +78,7 @@ impl Wire {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
         self.0.read_exact(&mut payload).ok()?;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
-        Some(Frame { kind: head[3], stream, payload })
+        Some(Frame { kind: head[3], payload })
     }
 
     /// Reads on until a frame of `kind` or the end.
