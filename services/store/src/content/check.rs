@@ -97,8 +97,16 @@ impl ContentCheck for Content {
     }
 }
 
-/// What is in the store's folders and has no record, by name.
-fn list(disk: &Disk) -> Result<(Vec<Digest>, Vec<PathBuf>, Vec<String>, Vec<Digest>)> {
+/// What is in the store's folders.
+struct Found {
+    blobs: Vec<Digest>,
+    /// What is no blob.
+    foreign: Vec<PathBuf>,
+    ingests: Vec<String>,
+    quarantined: Vec<Digest>,
+}
+
+fn list(disk: &Disk) -> Result<Found> {
     let (mut blobs, mut foreign) = (Vec::new(), Vec::new());
     for (path, digest) in disk.blob_files()? {
         match digest {
@@ -106,7 +114,7 @@ fn list(disk: &Disk) -> Result<(Vec<Digest>, Vec<PathBuf>, Vec<String>, Vec<Dige
             None => foreign.push(path),
         }
     }
-    Ok((blobs, foreign, disk.list_ingests()?, disk.quarantined()?))
+    Ok(Found { blobs, foreign, ingests: disk.list_ingests()?, quarantined: disk.quarantined()? })
 }
 
 #[async_trait]
@@ -115,7 +123,7 @@ impl Strays for Content {
         let inner = &self.inner;
         let disk = inner.disk.clone();
         // in this order: an ingest's record is there before its folder, and goes before it
-        let (blobs, foreign, ingests, quarantined) = blocking::run(move || list(&disk)).await??;
+        let Found { blobs, foreign, ingests, quarantined } = blocking::run(move || list(&disk)).await??;
         let mut strays: Vec<Stray> =
             foreign.into_iter().map(|path| Stray { kind: "file", path, why: "its name is no digest".into() }).collect();
         let records = INGESTS.list(&*inner.metadata, &INGESTS.prefix("")).await?;
