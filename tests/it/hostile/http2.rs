@@ -226,7 +226,8 @@ fn ten_thousand_calls_in_flight() {
         // others are served meanwhile; in flight are those that the daemon has not answered
         let other = client(&daemon).await;
         for _ in 0..3 {
-            let listed = other.engine().list(api::ListRequest::default());
+            let mut engine = other.engine();
+            let listed = engine.list(api::ListRequest::default());
             let listed = tokio::time::timeout(std::time::Duration::from_secs(120), listed).await;
             assert_eq!(listed.expect("others are served").unwrap().into_inner().containers.len(), 1);
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
