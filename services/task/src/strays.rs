@@ -197,7 +197,7 @@ impl Inner {
         self.undo(&namespace, &id, &record).await
     }
 
-    async fn clear(&self, stray: &Stray) -> Result<()> {
+    async fn clear_away(&self, stray: &Stray) -> Result<()> {
         let path = stray.path.as_path();
         let failed = |error| Error::os(format!("remove {}", path.display()), error);
         match stray.kind {
@@ -233,7 +233,7 @@ impl Strays for Manager {
         if !self.inner.strays().await?.contains(stray) {
             return Ok("gone or in use meanwhile".into());
         }
-        self.inner.clear(stray).await.map(|()| "removed".to_owned())
+        self.inner.clear_away(stray).await.map(|()| "removed".to_owned())
     }
 }
 
