@@ -6,6 +6,7 @@
 
 pub mod boot;
 pub mod check;
+pub mod cni;
 pub mod container;
 pub mod content;
 pub mod diff;
@@ -16,17 +17,22 @@ pub mod image;
 pub mod lease;
 pub mod mask;
 pub mod metadata;
+pub mod names;
 pub mod namespace;
 pub mod network;
 pub mod operation;
 pub mod pull;
 pub mod record;
+pub mod resolv;
 pub mod snapshot;
 pub mod task;
 pub mod time;
 pub mod undo;
 
 pub use check::{ContentCheck, Mender, RecordCheck, SnapshotCheck, Strays};
+pub use cni::{
+    Bandwidth, Capabilities, Cni, CniAddress, CniAttachment, CniDns, CniInterface, CniNetwork, CniResult, PortMapping,
+};
 pub use container::ContainerStore;
 pub use content::{BlobReader, Commit, ContentStore, Expected, Ingest};
 pub use diff::{Apply, Compare, Differ};
@@ -35,6 +41,7 @@ pub use image::ImageStore;
 pub use lease::{LeaseStore, Resource, ResourceKind};
 pub use mask::Mask;
 pub use metadata::{Cursor, LoggedEvent, MetadataStore, Op, Revision, Stored, Table};
+pub use names::{Named, Names};
 pub use namespace::NamespaceStore;
 pub use network::Networks;
 pub use operation::{Direction, Operation};

@@ -7,15 +7,18 @@
 //! | `ports` | the host's sockets that hold published ports |
 //! | `kernel` | links, rules and settings: blocking, by netlink and `nft` |
 //! | `names` | the resolver and the process that keeps answering while the daemon is away |
-//! | `files` | `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` |
+//! | `helper` | the process of the resolver, which holds published ports, too |
 //! | `cni` | networks of plugins |
 
 mod address;
 mod change;
 mod check;
+pub mod cni;
+pub mod helper;
 mod kernel;
 mod life;
 mod mend;
+pub mod names;
 mod networks;
 mod options;
 pub mod pools;
