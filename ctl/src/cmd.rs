@@ -8,6 +8,8 @@ pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod network;
+pub(crate) mod networking;
 pub(crate) mod options;
 pub(crate) mod run;
 pub(crate) mod session;

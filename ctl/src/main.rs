@@ -10,7 +10,7 @@ mod terminal;
 
 use clap::{Parser, Subcommand};
 use cmd::prelude::*;
-use cmd::{container, copy, events, exec, image, inspect, list, run, session, stats, system};
+use cmd::{container, copy, events, exec, image, inspect, list, network, run, session, stats, system};
 use std::process::ExitCode;
 
 /// Containers from the command line.
@@ -111,6 +111,12 @@ enum Verb {
     Rmi(image::Remove),
     /// Give an image another name
     Tag(image::Tag),
+    /// Make, list, look at, connect and remove networks
+    Network(network::Network),
+    /// Show where ports of a container are published
+    Port(network::Port),
+    /// Look for what is wrong, and say how to mend it
+    Doctor(network::Doctor),
     /// Follow what happens
     Events(events::Events),
     /// List the daemon's plugins
@@ -207,6 +213,9 @@ async fn act(cli: Cli<Verb>) -> Result<u8> {
         Verb::Images(verb) => verb.act(&client).await,
         Verb::Rmi(verb) => verb.act(&client).await,
         Verb::Tag(verb) => verb.act(&client).await,
+        Verb::Network(verb) => verb.act(&client).await,
+        Verb::Port(verb) => verb.act(&client).await,
+        Verb::Doctor(verb) => verb.act(&client).await,
         Verb::Events(verb) => verb.act(&client).await,
         Verb::Plugins(verb) => verb.act(&client).await,
         Verb::Namespaces(verb) => verb.act(&client).await,

@@ -151,6 +151,12 @@ pub(crate) struct Update {
     /// no, always, unless-stopped, on-failure[:max]
     #[arg(long)]
     restart: Option<String>,
+    /// Publish a port of a running container, too: as -p of run
+    #[arg(long)]
+    publish_add: Vec<String>,
+    /// Take back a published port
+    #[arg(long)]
+    publish_rm: Vec<String>,
     #[arg(required = true)]
     containers: Vec<String>,
 }
@@ -159,12 +165,16 @@ impl Update {
     pub(crate) async fn act(self, client: &Client) -> Result<u8> {
         let resources = self.limits.resources()?;
         let restart = self.restart.as_deref().map(crate::cmd::options::restart_policy).transpose()?;
-        let (resources, restart) = (&resources, &restart);
+        let add = crate::cmd::networking::ports(&self.publish_add)?;
+        let remove = crate::cmd::networking::ports(&self.publish_rm)?;
+        let (resources, restart, add, remove) = (&resources, &restart, &add, &remove);
         for_each(&self.containers, |container| async move {
             let request = api::UpdateRequest {
                 container: container.clone(),
                 resources: Some(resources.clone()),
                 restart: restart.clone(),
+                publish_add: add.clone(),
+                publish_remove: remove.clone(),
             };
             client.engine().update(request).await?;
             Ok(container)

@@ -152,9 +152,6 @@ pub(crate) struct Container {
     /// A small init as process 1 that forwards signals and reaps
     #[arg(long)]
     init: bool,
-    /// none, host, container:NAME or ns:PATH
-    #[arg(long, visible_alias = "net", default_value = "")]
-    network: String,
     /// host or container:NAME
     #[arg(long, default_value = "")]
     pid: String,
@@ -194,12 +191,6 @@ pub(crate) struct Container {
     /// Option of the log driver, NAME=value
     #[arg(long)]
     log_opt: Vec<String>,
-    /// HOST:ADDRESS for /etc/hosts
-    #[arg(long)]
-    add_host: Vec<String>,
-    /// Name server for /etc/resolv.conf
-    #[arg(long)]
-    dns: Vec<String>,
     /// Cgroup below which its own is made
     #[arg(long, default_value = "")]
     cgroup_parent: String,
@@ -224,6 +215,8 @@ pub(crate) struct Container {
     /// Write the id to this file, which must not exist
     #[arg(long)]
     cidfile: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    networking: crate::cmd::networking::Networking,
     /// Image, then the command and its arguments: no flag of ours is read behind the image
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [COMMAND]")]
     image_and_command: Vec<String>,
@@ -246,7 +239,7 @@ impl Container {
         if self.entrypoint.as_deref() == Some("") && command.is_empty() {
             bail!("--entrypoint \"\" leaves nothing to run: give a command");
         }
-        Ok(api::ContainerConfig {
+        let mut config = api::ContainerConfig {
             name: self.name.clone(),
             image: image.clone(),
             command: command.to_vec(),
@@ -275,7 +268,6 @@ impl Container {
             labels: pairs("label", &self.label)?,
             sysctls: pairs("sysctl", &self.sysctl)?,
             annotations: pairs("annotation", &self.annotation)?,
-            network: self.network.clone(),
             pid_mode: self.pid.clone(),
             ipc_mode: self.ipc.clone(),
             uts_mode: self.uts.clone(),
@@ -292,15 +284,14 @@ impl Container {
             platform: self.platform.clone(),
             log_driver: self.log_driver.clone(),
             log_options: pairs("log-opt", &self.log_opt)?,
-            extra_hosts: self.add_host.clone(),
-            dns: self.dns.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             pull: self.pull.clone(),
             credentials: crate::cmd::image::credentials(self.creds.as_deref())?,
             plain_http: self.plain_http,
-            console_columns: 0,
-            console_rows: 0,
-        })
+            ..api::ContainerConfig::default()
+        };
+        self.networking.fill(&mut config)?;
+        Ok(config)
     }
 }
 

@@ -11,6 +11,7 @@
 mod check;
 mod engine;
 mod images;
+mod names;
 mod services;
 mod snapshotters;
 mod store;
@@ -21,9 +22,13 @@ use crate::grpc::Adapter;
 use crate::grpc::events::{ShimEvents, TTRPC_SERVICE};
 use crate::registry::{InitError, Registry, Reports, Slot, StartError, Started};
 use crate::server::Life;
-use crated_core::{ContainerStore, Differ, EventLog, ImageStore, LeaseStore, NamespaceStore, Snapshotter, TaskManager};
+use crated_core::{
+    Cni, ContainerStore, Differ, EventLog, ImageStore, LeaseStore, Names, NamespaceStore, Networks, Snapshotter,
+    TaskManager,
+};
 use crated_engine::{Checker, Engine};
 use crated_image::ImageService;
+use crated_net::helper::Helper;
 use crated_store::{Collector, Content, Metadata, Requests, Snapshots};
 use crated_task::Manager;
 use crated_types::{Error, Result};
@@ -57,6 +62,14 @@ pub const NAMESPACES: Slot<dyn NamespaceStore> = Slot::new(SERVICE);
 pub const PULLER: Slot<ImageService> = Slot::new("io.crated.image.v1");
 /// The check of the store.
 pub const CHECKER: Slot<Checker> = Slot::new("io.crated.check.v1");
+/// Networks.
+pub const NETWORKS: Slot<dyn Networks> = Slot::new("io.crated.network.v1");
+/// The process that outlives the daemon.
+pub const HELPER: Slot<Helper> = Slot::new("io.crated.netd.v1");
+/// Names of containers.
+pub const NAMES: Slot<dyn Names> = Slot::new("io.crated.names.v1");
+/// Networks of plugins.
+pub const CNI: Slot<dyn Cni> = Slot::new("io.crated.cni.v1");
 /// Whole operations.
 pub const ENGINE: Slot<Engine> = Slot::new("io.crated.engine.v1");
 /// gRPC services.
@@ -113,6 +126,7 @@ pub fn registry(shared: &Shared) -> Registry {
     snapshotters::register(&mut registry, shared);
     images::register(&mut registry, shared);
     tasks::register(&mut registry, shared);
+    names::register(&mut registry, shared);
     engine::register(&mut registry, shared);
     check::register(&mut registry, shared);
     services::register(&mut registry, shared);
@@ -165,6 +179,9 @@ pub async fn recover(started: &Started, shared: &Shared) -> Result<()> {
 pub fn close(started: &Started) {
     for engine in started.all(ENGINE).into_values() {
         engine.close();
+    }
+    for networks in started.all(NETWORKS).into_values() {
+        networks.close();
     }
 }
 

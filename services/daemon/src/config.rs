@@ -10,6 +10,7 @@ pub mod load;
 use crated_image::RegistryConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ section! {
         pub log: Log = Log::default(),
         /// What containers get unless they ask for something else.
         pub engine: Engine = Engine::default(),
+        /// Networks of containers.
+        pub network: Network = Network::default(),
         /// How registries are reached.
         pub registry: RegistryConfig = RegistryConfig::default(),
         /// Settings of plugins: `[plugins."<type>".<id>]`; `crated config check` knows their types, ids and keys.
@@ -178,6 +181,34 @@ section! {
         /// The static program that `--init` puts into containers; empty: the first of crated-init beside crated's own program,
         /// docker-init and tini-static that exists.
         pub init: PathBuf = PathBuf::new(),
+    }
+}
+
+section! {
+    /// Networks of containers.
+    pub struct Network {
+        /// Network of a container that asks for none: `bridge`, `none`, `host`, or the name of a network.
+        pub default: String = "bridge".into(),
+        /// Link of the default bridge, at most 13 bytes.
+        pub bridge: String = "crated0".into(),
+        /// Ranges that subnets of networks are chosen from, each as `"10.200.0.0/16 24"` (a range, and the length of its
+        /// subnets); none: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/16 in subnets of /20.
+        pub pools: Vec<String> = Vec::new(),
+        /// Largest packet of a network that says nothing, in bytes; 0: as the host's default route.
+        pub mtu: u32 = 0,
+        /// File with the host's resolvers: containers get them, and our resolver asks them.
+        pub resolv_conf: PathBuf = crated_core::resolv::HOST.into(),
+        /// Address that `host-gateway` stands for in `--add-host`; none: the gateway of the container's first network.
+        pub host_gateway: Option<IpAddr> = None,
+        /// The program that answers for names and outlives the daemon; empty: `crated-netd` beside crated's own program, then
+        /// in PATH.
+        pub helper: PathBuf = PathBuf::new(),
+        /// Folder of CNI lists.
+        pub cni_config_dir: PathBuf = "/etc/cni/net.d".into(),
+        /// Folders of CNI plugins, in order.
+        pub cni_plugin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        /// Seconds that a CNI plugin may take.
+        pub cni_deadline_seconds: u64 = 60,
     }
 }
 

@@ -7,6 +7,7 @@ mod options;
 mod volumes;
 
 use crated_api::crated::engine::v1::{ContainerConfig, Created};
+use crated_core::network::Change;
 use crated_core::record::{Container, Image};
 use crated_core::{ImageView, Op, ProgressSink, Revision, Snapshotter};
 use crated_types::{ContainerId, Error, Fault, Kind, Labels, Reference, Result, Scope, SnapshotKey};
@@ -18,6 +19,7 @@ use std::time::Instant;
 use crate::engine::Engine;
 use crate::journal::{Kinds, Open, Trace};
 use crate::names::{check_name, random_id, random_name, short};
+use crate::network::plug::kept;
 use crate::record::{CreateArguments, Desired, LIVES, Life, NAMES, Named};
 use crate::remove::remove_folder;
 use crate::restart::Policy;
@@ -49,7 +51,7 @@ impl Engine {
         progress: ProgressSink,
     ) -> Result<(ContainerId, Created)> {
         let mut trace = Trace::new(Kinds::Create.name(), scope);
-        let warnings = check(&mut config)?;
+        let warnings = check(&mut config, &self.deps.config.default_network)?;
         let snapshotter = Arc::clone(self.snapshotter(&config.snapshotter)?);
         snapshotter.name().clone_into(&mut config.snapshotter);
         if config.runtime.is_empty() {
@@ -145,7 +147,8 @@ impl Engine {
         let user =
             open.step("user", self.users.resolve(parent, mounts.clone(), wanted, &wish.config.group_add)).await?;
         let folder = self.folder(&scope.namespace, id.as_str());
-        let files = open.step("files", files::write(folder, id.as_str(), &wish.config)).await?;
+        let resolv_conf = self.deps.config.resolv_conf.clone();
+        let files = open.step("files", files::write(folder, id.as_str(), &wish.config, resolv_conf)).await?;
         let volumes = self.volumes(&scope.namespace);
         let mounted = open.step("volumes", volumes::make(volumes, wish.volumes.clone(), mounts)).await?;
         let options = self.options(id, &wish, user, &files, &mounted);
@@ -172,9 +175,14 @@ impl Engine {
             snapshot_key: id.to_string(),
             ..Container::default()
         };
+        let exposed = wish.settings.config.exposed_ports.keys();
+        let network = crate::network::wish(id, &arguments.name, &wish.config, exposed)?;
+        let mut network = open.step("network", self.configure(&scope, network)).await?;
         let mut last = self.journal.closing(open, "done").await?;
+        last.extend(network.iter_mut().flat_map(Change::take));
         last.push(LIVES.put(LIVES.key(scope.namespace.as_str(), id.as_str()), &life));
         self.deps.containers.create(&scope, container, last).await.map_err(|error| error.at("record"))?;
+        kept(network);
         crated_core::fail::moment("engine.create.done");
         tracing::info!(container = %id, name = arguments.name, image = wish.image.name, "created");
         Ok(arguments.name)
@@ -261,7 +269,7 @@ impl Engine {
 }
 
 /// Checks what can be checked without an image, puts the wish into its normal form; answers warnings.
-fn check(config: &mut ContainerConfig) -> Result<Vec<String>> {
+fn check(config: &mut ContainerConfig, network: &str) -> Result<Vec<String>> {
     if config.image.is_empty() {
         return Err(Error::invalid("config.image", "is empty: name an image"));
     }
@@ -292,7 +300,9 @@ fn check(config: &mut ContainerConfig) -> Result<Vec<String>> {
         crate::stop::signal(&config.stop_signal)?;
     }
     crated_types::label::check(&config.labels)?;
-    options::check_modes(config)
+    let mut warnings = crate::network::normalize(config, network)?;
+    warnings.extend(options::check_modes(config)?);
+    Ok(warnings)
 }
 
 /// Labels of the record: the image's, the person's, and the stop signal for containerd's clients. Keys that steer an engine are

@@ -1,12 +1,13 @@
 //! The engine: what it stands on, and the small helpers that every operation uses.
 
 use crated_core::{
-    ContainerStore, ContentStore, EventLog, ImagePuller, ImageStore, LeaseStore, MetadataStore, Snapshotter,
-    TaskManager,
+    Cni, ContainerStore, ContentStore, EventLog, ImagePuller, ImageStore, LeaseStore, MetadataStore, Names, Networks,
+    Snapshotter, TaskManager,
 };
 use crated_types::{ContainerId, Error, ExecId, Fault, Kind, Namespace, Platform, Result, Scope};
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -32,6 +33,12 @@ pub struct EngineConfig {
     pub version: String,
     /// Identifier of the daemon, for `info`.
     pub id: String,
+    /// Network where a request names none: a name, `bridge`, `none`, `host`.
+    pub default_network: String,
+    /// What `host-gateway` stands for in `--add-host`; none: the gateway of the container's network.
+    pub host_gateway: Option<IpAddr>,
+    /// The file with the host's resolvers.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for EngineConfig {
@@ -42,6 +49,9 @@ impl Default for EngineConfig {
             init_path: None,
             version: env!("CARGO_PKG_VERSION").into(),
             id: String::new(),
+            default_network: "none".into(),
+            host_gateway: None,
+            resolv_conf: crated_core::resolv::HOST.into(),
         }
     }
 }
@@ -67,6 +77,12 @@ pub struct Deps {
     pub events: Arc<dyn EventLog>,
     /// Images in and out.
     pub puller: Arc<dyn ImagePuller>,
+    /// Networks; none: containers have none of their own but the loopback.
+    pub networks: Option<Arc<dyn Networks>>,
+    /// Networks of plugins.
+    pub cni: Option<Arc<dyn Cni>>,
+    /// Who tells names; none: nobody does.
+    pub names: Option<Arc<dyn Names>>,
     /// Where the engine keeps folders of containers and volumes.
     pub root: PathBuf,
     /// Where what does not outlive a boot may be.

@@ -1,6 +1,7 @@
 //! Inspect: a container and an image in docker's JSON shape.
 
 use crated_api::crated::engine::v1::{ContainerConfig, InspectRequest, InspectResponse, Resources};
+use crated_core::network::Attachment;
 use crated_core::record::Container;
 use crated_spec::ImageConfig;
 use crated_types::{Error, Reference, Result, Scope, SnapshotKey};
@@ -13,6 +14,7 @@ use crate::engine::Engine;
 use crate::life::State;
 use crate::list::{ForeignTask, args_of};
 use crate::lookup::Found;
+use crate::network::verbs::settings_json;
 use crate::record::{Life, MountRecord};
 
 /// How docker writes a time that is not there.
@@ -30,6 +32,7 @@ impl Engine {
             Some(life) => life.wanted(found.id.as_str())?,
             None => ContainerConfig::default(),
         };
+        let attachment = self.attachment(scope, &found.id, &config).await?;
         let spec = spec_of(&found.record);
         let args = args_of(&found.record);
         let life = found.life.clone().unwrap_or_else(|| foreign_life(&found, state, task));
@@ -57,11 +60,11 @@ impl Engine {
             "ProcessLabel": "",
             "AppArmorProfile": "",
             "ExecIDs": Value::Null,
-            "HostConfig": host_config(&config, &found.record, spec.as_ref()),
+            "HostConfig": host_config(&config, &found.record, spec.as_ref(), attachment.as_ref()),
             "GraphDriver": self.graph_driver(scope, &found.record).await,
             "Mounts": life.mounts.iter().map(mount).collect::<Vec<_>>(),
             "Config": container_config(&found, &config, spec.as_ref()),
-            "NetworkSettings": network_settings(&config, life.pid),
+            "NetworkSettings": settings_json(&config, life.pid, attachment.as_ref()),
         });
         Ok(InspectResponse { json: text(&value)? })
     }
@@ -201,7 +204,31 @@ fn bind_text(asked: &crated_api::crated::engine::v1::Mount) -> String {
     format!("{}:{}{mode}", asked.source, asked.target)
 }
 
-fn host_config(config: &ContainerConfig, record: &Container, spec: Option<&Spec>) -> Value {
+/// What was asked to be published, in docker's shape.
+fn port_bindings(attachment: Option<&Attachment>) -> Map<String, Value> {
+    let mut all: Map<String, Value> = Map::new();
+    for port in attachment.map(|attachment| attachment.ports.as_slice()).unwrap_or_default() {
+        let wanted = match (port.first, port.last) {
+            (0, _) => String::new(),
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        let key = format!("{}/{}", port.container_port, port.protocol);
+        let binding = json!({"HostIp": port.host_ip, "HostPort": wanted});
+        match all.get_mut(&key).and_then(Value::as_array_mut) {
+            Some(bindings) => bindings.push(binding),
+            None => drop(all.insert(key, json!([binding]))),
+        }
+    }
+    all
+}
+
+fn host_config(
+    config: &ContainerConfig,
+    record: &Container,
+    spec: Option<&Spec>,
+    attachment: Option<&Attachment>,
+) -> Value {
     let limits = config.resources.clone().unwrap_or_default();
     let restart = config.restart.clone().unwrap_or_default();
     let binds: Vec<_> = config.mounts.iter().filter(|mount| mount.r#type != "tmpfs").map(bind_text).collect();
@@ -220,7 +247,8 @@ fn host_config(config: &ContainerConfig, record: &Container, spec: Option<&Spec>
             "Config": config.log_options,
         },
         "NetworkMode": if config.network.is_empty() { "none" } else { &config.network },
-        "PortBindings": {},
+        "PortBindings": port_bindings(attachment),
+        "PublishAllPorts": config.publish_all,
         "RestartPolicy": {
             "Name": if restart.name.is_empty() { "no" } else { &restart.name },
             "MaximumRetryCount": restart.maximum_retries,
@@ -231,6 +259,8 @@ fn host_config(config: &ContainerConfig, record: &Container, spec: Option<&Spec>
         "CapDrop": config.cap_drop,
         "CgroupnsMode": if config.cgroupns_mode.is_empty() { "private" } else { &config.cgroupns_mode },
         "Dns": config.dns,
+        "DnsOptions": config.dns_options,
+        "DnsSearch": config.dns_search,
         "ExtraHosts": config.extra_hosts,
         "GroupAdd": config.group_add,
         "IpcMode": if config.ipc_mode.is_empty() { "private" } else { &config.ipc_mode },
@@ -306,16 +336,6 @@ fn container_config(found: &Found, config: &ContainerConfig, spec: Option<&Spec>
 
 fn user_text(uid: u32, gid: u32) -> String {
     if (uid, gid) == (0, 0) { String::new() } else { format!("{uid}:{gid}") }
-}
-
-fn network_settings(config: &ContainerConfig, pid: u32) -> Value {
-    let mode = if config.network.is_empty() { "none" } else { config.network.as_str() };
-    let mut networks = Map::new();
-    if matches!(mode, "none" | "host") {
-        networks.insert(mode.into(), json!({"IPAddress": "", "Gateway": "", "MacAddress": ""}));
-    }
-    let sandbox = if pid > 0 { format!("/proc/{pid}/ns/net") } else { String::new() };
-    json!({"Bridge": "", "SandboxKey": sandbox, "Ports": {}, "IPAddress": "", "Gateway": "", "MacAddress": "", "Networks": networks})
 }
 
 fn image_config(config: &ImageConfig) -> Value {

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::engine::Engine;
 use crate::life::State;
+use crate::network::verbs::ports_text;
 use crate::record::{LIVES, Life};
 
 /// How long a shim may take to say how its task is.
@@ -40,11 +41,23 @@ impl Engine {
                 lives.insert(id.to_owned(), life);
             }
         }
+        let attachments = match &self.deps.networks {
+            Some(networks) => networks.attachments().await?,
+            None => Vec::new(),
+        };
+        let ports: BTreeMap<&str, String> = attachments
+            .iter()
+            .filter(|attachment| attachment.namespace == scope.namespace.as_str() && !attachment.ports.is_empty())
+            .map(|attachment| (attachment.container.as_str(), ports_text(attachment)))
+            .collect();
         let now = SystemTime::now();
         let mut containers = Vec::new();
         for record in records {
             let summary = match lives.remove(&record.id) {
-                Some(life) => own_summary(&record, &life, now)?,
+                Some(life) => {
+                    let ports = ports.get(record.id.as_str()).cloned().unwrap_or_default();
+                    ContainerSummary { ports, ..own_summary(&record, &life, now)? }
+                }
                 None => self.foreign_summary(scope, &record, now).await?,
             };
             let shown = all || matches!(summary.state.as_str(), "running" | "paused" | "restarting");

@@ -82,6 +82,11 @@ impl Engine {
             }
         }
         self.sweep(&mut report).await;
+        if let Err(error) = self.reconcile_networks().await {
+            // Containers go on without; what is missing is told by `doctor network` and tried again at the next start.
+            tracing::error!(%error, "networks could not be reconciled");
+            report.failed.push(format!("networks: {error}"));
+        }
         self.keep_place(from).await;
         self.watch(from);
         self.restart_all(rebooted).await?;

@@ -2,6 +2,7 @@
 
 use crated_api::crated::engine::v1::{RemoveRequest, RemoveResponse};
 use crated_core::Op;
+use crated_core::network::Change;
 use crated_types::{ContainerId, Error, Kind, Result, Scope, SnapshotKey};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use crate::engine::{Engine, blocking};
 use crate::journal::{Kinds, Open};
 use crate::life::State;
+use crate::network::plug::kept;
 use crate::record::{LIVES, Life, NAMES, RemoveArguments};
 use crate::start::end_task;
 
@@ -103,11 +105,20 @@ impl Engine {
         if !arguments.name.is_empty() {
             last.push(Op::Delete(NAMES.key(namespace, &arguments.name)));
         }
+        let mut network = match self.life(&scope.namespace, id.as_str()).await? {
+            Some(life) => {
+                let config = life.wanted(id.as_str())?;
+                open.step("network", self.forget_network(&scope, &id, &config)).await?
+            }
+            None => None,
+        };
+        last.extend(network.iter_mut().flat_map(Change::take));
         crated_core::fail::point("engine.remove.record")?;
         match self.deps.containers.delete(&scope, &id, last.clone()).await {
             Err(error) if error.is_not_found() => drop(self.commit(last).await?),
             answer => answer?,
         }
+        kept(network);
         crated_core::fail::moment("engine.remove.done");
         self.slots.get(namespace, id.as_str()).ring();
         tracing::info!(container = %id, name = arguments.name, "removed");

@@ -1,16 +1,19 @@
 //! Start: make the task, run it, write down that it runs. A start that fails leaves no task and says why in the life.
 
 use crated_api::crated::engine::v1::{ContainerConfig, StartRequest, StartResponse};
+use crated_core::network::Change;
 use crated_core::{CreateTask, ProcessStatus, Stdio, Task};
 use crated_types::attach::SOCKET_SUFFIX;
 use crated_types::{ContainerId, Error, Fault, Kind, Result, Scope, SnapshotKey};
 use serde_json::Value;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::journal::{Kinds, Open};
 use crate::lookup::Found;
+use crate::network::plug::kept;
 use crate::record::{Desired, Life, StartArguments};
 
 /// How long a killed process may take to be gone.
@@ -138,7 +141,11 @@ impl Engine {
             self.undo_start(&mut left, &found.id, &Error::internal("left by an earlier start")).await?;
         }
         let arguments = StartArguments { prepare: how.prepare, policy: how.policy, prepared };
-        let (change, _) = self
+        let mut network = match &found.life {
+            Some(life) if !prepared => self.reserve(scope, &found.id, &life.wanted(id)?).await?,
+            _ => None,
+        };
+        let (mut change, _) = self
             .life_ops(&scope.namespace, id, |life| {
                 if !how.prepare || prepared {
                     life.desired = Desired::Running as i32;
@@ -153,7 +160,10 @@ impl Engine {
                 }
             })
             .await?;
-        self.journal.begin(scope, Kinds::Start, id, &arguments, change).await
+        change.extend(network.iter_mut().flat_map(Change::take));
+        let open = self.journal.begin(scope, Kinds::Start, id, &arguments, change).await?;
+        kept(network);
+        Ok(open)
     }
 
     async fn drive_start(
@@ -168,7 +178,12 @@ impl Engine {
             Some(task) => task,
             None => {
                 let request = open.step("spec", self.task_request(&scope, found, how)).await?;
-                open.step("task", self.deps.tasks.create(&scope, request)).await?
+                let task = open.step("task", self.deps.tasks.create(&scope, request)).await?;
+                if let Some(life) = &found.life {
+                    let config = life.wanted(found.id.as_str())?;
+                    open.step("network", self.plug(&scope, &found.id, &config, task.record().pid)).await?;
+                }
+                task
             }
         };
         if how.prepare {
@@ -217,14 +232,20 @@ impl Engine {
             _ => 128,
         };
         let text = reason.to_string();
-        let closing = self.journal.closing(open, &format!("undone: {text}")).await?;
+        let mut closing = self.journal.closing(open, &format!("undone: {text}")).await?;
+        let mut network = match self.life(&scope.namespace, id.as_str()).await? {
+            Some(life) => self.unplug(&scope, id, &life.wanted(id.as_str())?).await,
+            None => None,
+        };
+        closing.extend(network.iter_mut().flat_map(Change::take));
         self.change_life(&scope.namespace, id.as_str(), closing, |life| {
             (life.running, life.prepared, life.paused, life.pid) = (false, false, false, 0);
             life.exit = status;
             life.error = text;
         })
-        .await
-        .map(drop)
+        .await?;
+        kept(network);
+        Ok(())
     }
 
     async fn task_request(&self, scope: &Scope, found: &Found, how: How) -> Result<CreateTask> {
@@ -242,7 +263,7 @@ impl Engine {
         let spec = record.spec.as_ref().map(|any| any.value.clone()).unwrap_or_default();
         Ok(CreateTask {
             id: found.id.clone(),
-            spec: self.resolved_spec(scope, spec, &config, how).await?,
+            spec: self.resolved_spec(scope, &found.id, spec, &config, how).await?,
             rootfs,
             stdio: stdio(found.life.as_ref(), &config, how.hold),
             runtime: record.runtime_name.clone(),
@@ -252,7 +273,14 @@ impl Engine {
     }
 
     /// Puts into the spec what is only known at the start: namespaces of other containers and the terminal's size.
-    async fn resolved_spec(&self, scope: &Scope, spec: Vec<u8>, config: &ContainerConfig, how: How) -> Result<Vec<u8>> {
+    async fn resolved_spec(
+        &self,
+        scope: &Scope,
+        id: &ContainerId,
+        spec: Vec<u8>,
+        config: &ContainerConfig,
+        how: How,
+    ) -> Result<Vec<u8>> {
         let joins =
             [("network", "net", &config.network), ("pid", "pid", &config.pid_mode), ("ipc", "ipc", &config.ipc_mode)];
         let sized = config.terminal && how.console.0 > 0 && how.console.1 > 0;
@@ -265,12 +293,42 @@ impl Engine {
             if let Some(other) = mode.strip_prefix("container:") {
                 let path = self.namespace_of(scope, other, file).await?;
                 join(&mut value, kind, path);
+                if kind == "network" {
+                    self.share_files(scope, id, &mut value, other).await?;
+                }
             }
         }
         if sized && let Some(process) = value.get_mut("process") {
             process["consoleSize"] = serde_json::json!({"width": how.console.0, "height": how.console.1});
         }
         serde_json::to_vec(&value).map_err(damaged)
+    }
+
+    /// A shared network has one set of files: those of the container that it belongs to.
+    async fn share_files(&self, scope: &Scope, id: &ContainerId, spec: &mut Value, other: &str) -> Result<()> {
+        let other = self.find(scope, other).await?;
+        if other.life.is_none() {
+            return Ok(()); // a client of containerd made it, with files of its own
+        }
+        let bytes = other.record.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let hostname = serde_json::from_slice::<Value>(bytes).ok().and_then(|spec| spec.get("hostname").cloned());
+        let folder = |id: &ContainerId| self.folder(&scope.namespace, id.as_str());
+        share(spec, &folder(id), &folder(&other.id), hostname);
+        Ok(())
+    }
+}
+
+/// Mounts another container's files where its own are, with that container's host name; a person's own mounts stay.
+fn share(spec: &mut Value, own: &Path, other: &Path, hostname: Option<Value>) {
+    for mount in spec.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
+        let source = mount["source"].as_str().map(Path::new);
+        let name = source.filter(|source| source.parent() == Some(own)).and_then(Path::file_name);
+        if let Some(name) = name.map(|name| other.join(name)) {
+            mount["source"] = name.display().to_string().into();
+        }
+    }
+    if let (Some(own), Some(hostname)) = (spec.get_mut("hostname"), hostname) {
+        *own = hostname;
     }
 }
 
@@ -352,6 +410,19 @@ mod tests {
         assert_eq!(terminal.stdin, "crated:///var/log/x-json.log?stdin=once&max-size=10m&hold=10000");
         assert!(terminal.terminal && terminal.stderr.is_empty());
         assert_eq!(stdio(None, &config, true), Stdio::default());
+    }
+
+    #[test]
+    fn a_shared_network_has_one_set_of_files() {
+        let mut spec = serde_json::json!({"hostname": "own", "mounts": [
+            {"destination": "/etc/hosts", "source": "/c/1/hosts"},
+            {"destination": "/etc/hostname", "source": "/home/mine"},
+            {"destination": "/proc"},
+        ]});
+        share(&mut spec, Path::new("/c/1"), Path::new("/c/2"), Some("other".into()));
+        assert_eq!(spec["mounts"][0]["source"], "/c/2/hosts");
+        assert_eq!(spec["mounts"][1]["source"], "/home/mine");
+        assert_eq!(spec["hostname"], "other");
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Engine {
                 }
                 config.restart = Some(policy);
             }
+            engine.change_ports(&scope, &found, &config, &request.publish_add, &request.publish_remove).await?;
             if let Some(limits) = request.resources {
                 let merged = merged(config.resources.clone().unwrap_or_default(), &limits);
                 let wanted = linux_resources(&merged)?;
@@ -117,7 +118,14 @@ impl Engine {
                     Ok(()) => Err(error),
                     Err(taken) => Err(taken),
                 },
-                renamed => renamed.map(drop),
+                Err(error) => Err(error),
+                Ok(_) => {
+                    let config = life.wanted(found.id.as_str())?;
+                    if let Err(error) = engine.renamed(&scope, &found.id, config).await {
+                        tracing::warn!(container = %found.id, %error, "the new name was not told to the resolver");
+                    }
+                    Ok(())
+                }
             }
         })
         .await

@@ -4,6 +4,7 @@
 //! So the cursor that is kept may lag behind.
 
 use crated_api::containerd::events::{ContainerDelete, TaskExit, TaskOom, TaskPaused, TaskResumed};
+use crated_core::network::Change;
 use crated_core::{Cursor, LoggedEvent, Revision, Task};
 use crated_types::{Actor, ContainerId, Error, ExecId, Fault, Namespace, Result, Scope};
 use futures::future::BoxFuture;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::exec::AT_ONCE;
 use crate::journal::{Kinds, Trace};
+use crate::network::plug::kept;
 use crate::record::{Desired, Life, WATCH, WatchRecord};
 use crate::restart::{Ended, Policy};
 use crate::slots::LastExit;
@@ -294,6 +296,8 @@ impl Engine {
             with.extend(self.journal.kept(scope, id.as_str(), past).await?);
         }
         self.prepared().retain(|(container, _), _| container != id.as_str());
+        let mut network = self.unplug(scope, id, &config).await;
+        with.extend(network.iter_mut().flat_map(Change::take));
         let after = self
             .note_life(namespace, id.as_str(), with, |life| {
                 (life.running, life.prepared, life.paused, life.pid) = (false, false, false, 0);
@@ -307,6 +311,7 @@ impl Engine {
                 }
             })
             .await?;
+        kept(network);
         let slot = self.slots.get(namespace.as_str(), id.as_str());
         let oom_killed = after.is_some_and(|life| life.oom_killed);
         let reason = seen.reason.clone();

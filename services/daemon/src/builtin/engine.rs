@@ -1,8 +1,8 @@
 //! The engine, over every port.
 
 use super::{
-    CONTAINERS, CONTENT, ENGINE, EVENTS, IMAGES, LEASES, METADATA, PULLER, SERVICE, SNAPSHOTTER, Shared, TASKS,
-    as_ports,
+    CNI, CONTAINERS, CONTENT, ENGINE, EVENTS, IMAGES, LEASES, METADATA, NAMES, NETWORKS, PULLER, SERVICE, SNAPSHOTTER,
+    Shared, TASKS, as_ports,
 };
 use crate::grpc::introspection::uuid;
 use crate::registry::{InitError, Registry};
@@ -22,6 +22,9 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
         TASKS.name(),
         EVENTS.name(),
         PULLER.name(),
+        NETWORKS.name(),
+        NAMES.name(),
+        CNI.name(),
     ];
     registry.add(ENGINE, "engine", needs, |cx| {
         Box::pin(async move {
@@ -40,6 +43,9 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
                 tasks: cx.one(TASKS)?,
                 events: cx.one(EVENTS)?,
                 puller: cx.one(PULLER)?,
+                networks: cx.all(NETWORKS)?.into_values().next(),
+                cni: cx.all(CNI)?.into_values().next(),
+                names: cx.all(NAMES)?.into_values().next(),
                 root: settings.root.clone(),
                 state: settings.state.clone(),
                 config: EngineConfig {
@@ -48,6 +54,9 @@ pub(super) fn register(registry: &mut Registry, shared: &Shared) {
                     init_path: init(&settings.engine.init),
                     version: crate::VERSION.into(),
                     id,
+                    default_network: settings.network.default.clone(),
+                    host_gateway: settings.network.host_gateway,
+                    resolv_conf: settings.network.resolv_conf.clone(),
                 },
                 tracker: shared.life.tracker,
             }))

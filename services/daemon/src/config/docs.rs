@@ -1,6 +1,6 @@
 //! The configuration's defaults with their words, as TOML and as a page.
 
-use super::{Config, Engine, Key, Limits, Listeners, Log, Metrics, TcpListener, UnixListener};
+use super::{Config, Engine, Key, Limits, Listeners, Log, Metrics, Network, TcpListener, UnixListener};
 use std::fmt::Write as _;
 
 /// Name, words and keys of each section, in the order of the file.
@@ -11,6 +11,7 @@ fn sections() -> Vec<(&'static str, &'static str, &'static [Key])> {
         ("metrics", Metrics::PAGE, Metrics::KEYS),
         ("log", Log::PAGE, Log::KEYS),
         ("engine", Engine::PAGE, Engine::KEYS),
+        ("network", Network::PAGE, Network::KEYS),
     ]
 }
 

@@ -223,4 +223,49 @@ impl Engine for EngineAdapter {
         let scope = scope(&request)?;
         stream(self.1.check(&scope, request.into_inner()).await)
     }
+
+    async fn create_network(&self, request: Request<wire::CreateNetworkRequest>) -> Answer<wire::Network> {
+        let scope = scope(&request)?;
+        answer(self.0.create_network(&scope, request.into_inner()).await)
+    }
+
+    async fn list_networks(&self, request: Request<()>) -> Answer<wire::ListNetworksResponse> {
+        let scope = scope(&request)?;
+        answer(self.0.list_networks(&scope).await)
+    }
+
+    async fn inspect_network(&self, request: Request<wire::InspectNetworkRequest>) -> Answer<wire::InspectResponse> {
+        let scope = scope(&request)?;
+        answer(self.0.inspect_network(&scope, request.into_inner()).await)
+    }
+
+    async fn remove_network(&self, request: Request<wire::NetworkRequest>) -> Answer<wire::Network> {
+        let scope = scope(&request)?;
+        answer(self.0.remove_network(&scope, request.into_inner()).await)
+    }
+
+    async fn prune_networks(&self, request: Request<()>) -> Answer<wire::PruneNetworksResponse> {
+        let scope = scope(&request)?;
+        answer(self.0.prune_networks(&scope).await)
+    }
+
+    async fn connect_network(&self, request: Request<wire::ConnectNetworkRequest>) -> Answer<()> {
+        let scope = scope(&request)?;
+        answer(self.0.connect_network(&scope, request.into_inner()).await)
+    }
+
+    async fn disconnect_network(&self, request: Request<wire::DisconnectNetworkRequest>) -> Answer<()> {
+        let scope = scope(&request)?;
+        answer(self.0.disconnect_network(&scope, request.into_inner()).await)
+    }
+
+    async fn ports(&self, request: Request<wire::ContainerRequest>) -> Answer<wire::PortsResponse> {
+        let scope = scope(&request)?;
+        answer(self.0.ports(&scope, request.into_inner()).await)
+    }
+
+    async fn check_networks(&self, request: Request<()>) -> Answer<wire::CheckNetworksResponse> {
+        scope(&request)?;
+        answer(self.0.check_networks().await)
+    }
 }

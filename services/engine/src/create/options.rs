@@ -9,11 +9,13 @@ use crated_sys::caps;
 use crated_types::{ContainerId, Error, Fault, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Wish;
-use super::files::{Files, hostname};
+use super::files::Files;
 use crate::engine::Engine;
+use crate::files::hostname;
+use crate::network::{Mode, mode};
 use crate::record::MountRecord;
 
 /// Where the program of `--init` stands in a container.
@@ -29,7 +31,6 @@ pub(crate) fn console(columns: u32, rows: u32) -> Option<(u16, u16)> {
 
 /// Checks the modes of namespaces; answers warnings.
 pub(super) fn check_modes(config: &ContainerConfig) -> Result<Vec<String>> {
-    network(&config.network)?;
     namespace("config.pid_mode", &config.pid_mode, "pid", &["private"])?;
     namespace("config.ipc_mode", &config.ipc_mode, "ipc", &["private", "shareable"])?;
     namespace("config.uts_mode", &config.uts_mode, "", &["private"])?;
@@ -44,25 +45,14 @@ pub(super) fn check_modes(config: &ContainerConfig) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// The network of a container. Without a word it gets a namespace of its own with nothing but the loopback: bridges are
-/// not offered yet.
-fn network(mode: &str) -> Result<NetworkMode> {
-    if let Some(path) = mode.strip_prefix("ns:") {
-        return if Path::new(path).is_absolute() {
-            Ok(NetworkMode::Path(path.into()))
-        } else {
-            Err(Error::invalid("config.network", format_args!("{path:?} is no absolute path")))
-        };
-    }
-    match mode {
-        "" | "none" => Ok(NetworkMode::None),
-        "host" => Ok(NetworkMode::Host),
-        _ if mode.strip_prefix("container:").is_some_and(|other| !other.is_empty()) => {
-            Ok(NetworkMode::Path(format!("{LATER}net").into()))
-        }
-        other => Err(Error::new(Fault::Unsupported, format!("network {other:?}"))
-            .remedy_is("use none, host, ns:/path/of/a/namespace or container:NAME")),
-    }
+/// The network namespace of a container. What it is attached to comes into a private one at its start.
+fn network(config: &ContainerConfig) -> Result<NetworkMode> {
+    Ok(match mode(config)? {
+        Mode::None | Mode::Attached | Mode::Cni(_) => NetworkMode::None,
+        Mode::Host => NetworkMode::Host,
+        Mode::Path(path) => NetworkMode::Path(path.into()),
+        Mode::Container(_) => NetworkMode::Path(format!("{LATER}net").into()),
+    })
 }
 
 /// A mode of a namespace; `kind` is set where another container's may be joined.
@@ -122,7 +112,7 @@ impl Engine {
             cap_drop: config.cap_drop.clone(),
             security: security(config)?,
             privileged: config.privileged,
-            network: network(&config.network)?,
+            network: network(config)?,
             pid: namespace("config.pid_mode", &config.pid_mode, "pid", &["private"])?,
             ipc: namespace("config.ipc_mode", &config.ipc_mode, "ipc", &["private", "shareable"])?,
             uts: if host_uts { NamespaceMode::Host } else { NamespaceMode::Private },
@@ -160,13 +150,9 @@ fn identity() -> UserNamespace {
 fn mounts(files: &Files, mounted: &[MountRecord], wish: &Wish) -> Result<(Vec<Bind>, Vec<Tmpfs>)> {
     let taken = |target: &str| mounted.iter().any(|mount| mount.target == target);
     let mut binds = Vec::new();
-    let own = [
-        ("/etc/hostname", Some(&files.hostname)),
-        ("/etc/hosts", Some(&files.hosts)),
-        ("/etc/resolv.conf", files.resolv.as_ref()),
-    ];
+    let own = [("/etc/hostname", &files.hostname), ("/etc/hosts", &files.hosts), ("/etc/resolv.conf", &files.resolv)];
     for (target, source) in own {
-        if let Some(source) = source.filter(|_| !taken(target)) {
+        if !taken(target) {
             binds.push(Bind { source: source.clone(), target: target.into(), ..Bind::default() });
         }
     }
@@ -279,13 +265,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_parsed_and_bridges_refused() {
-        assert_eq!(network("").unwrap(), NetworkMode::None);
+    fn a_network_says_whose_the_namespace_is() {
+        let network = |text: &str| network(&ContainerConfig { network: text.into(), ..ContainerConfig::default() });
+        for own in ["none", "bridge", "mine", "cni:pods"] {
+            assert_eq!(network(own).unwrap(), NetworkMode::None, "{own}");
+        }
         assert_eq!(network("host").unwrap(), NetworkMode::Host);
         assert_eq!(network("ns:/run/netns/a").unwrap(), NetworkMode::Path("/run/netns/a".into()));
         assert_eq!(network("container:web").unwrap(), NetworkMode::Path("/proc/0/ns/net".into()));
-        assert_eq!(network("bridge").unwrap_err().fault(), Fault::Unsupported);
-        assert!(network("ns:relative").is_err() && network("container:").is_err());
     }
 
     #[test]
