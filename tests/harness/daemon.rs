@@ -1,6 +1,7 @@
 //! A daemon under test: its own root, state, sockets; killed, restarted, stopped, and looked behind.
 
 use crate::leak::Leftovers;
+use crate::netns::Netns;
 use crate::{Outcome, Run, eventually, image, programs};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -20,6 +21,18 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Put root on the file system at this path instead of the temporary folder's.
     pub root: Option<PathBuf>,
+    /// The network namespace that is its host. Without one it stands in the machine's own, and its containers get no network
+    /// unless they ask for one, so that no test touches links, rules or settings of the machine.
+    pub netns: Option<Netns>,
+}
+
+impl Options {
+    fn text(&self) -> String {
+        if self.netns.is_some() || self.config.contains("[network]") {
+            return self.config.clone();
+        }
+        format!("{}\n[network]\ndefault = \"none\"\n", self.config)
+    }
 }
 
 /// A running (or killed) daemon.
@@ -128,7 +141,7 @@ impl Daemon {
         self.starts += 1;
         let folder = self.folder.path();
         let config = folder.join("config.toml");
-        std::fs::write(&config, &self.options.config).expect("write the configuration");
+        std::fs::write(&config, self.options.text()).expect("write the configuration");
         let ready = folder.join("ready");
         let _ = std::fs::remove_file(&ready);
         let notified = UnixDatagram::bind(&ready).expect("a socket for READY");
@@ -149,7 +162,11 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log);
-        let mut child = command.spawn().expect("start crated");
+        let spawned = match &self.options.netns {
+            Some(netns) => netns.inside(|| command.spawn()),
+            None => command.spawn(),
+        };
+        let mut child = spawned.expect("start crated");
         let mut buffer = [0; 256];
         let ended = eventually("crated gets ready", || {
             if let Ok(Some(status)) = child.try_wait() {
@@ -295,6 +312,9 @@ impl Daemon {
         }
         self.stop();
         self.before.assert_nothing_new(self.folder.path(), &self.root(), &self.state(), &self.log());
+        if let Some(netns) = &self.options.netns {
+            netns.assert_clean(&self.log());
+        }
     }
 }
 

@@ -13,12 +13,14 @@ mod command;
 mod daemon;
 mod image;
 mod leak;
+mod netns;
 mod peer;
 
 pub use command::{Outcome, Run};
 pub use daemon::{Daemon, Options};
 pub use image::{busybox_archive, true_archive};
 pub use leak::Leftovers;
+pub use netns::{HOST, Netns, World};
 pub use peer::{Containerd, Registry};
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ mod full;
 mod hostile;
 mod images;
 mod life;
+mod network;
 mod reboot;
 mod reflect;
 mod scale;

@@ -25,7 +25,7 @@ pub(super) const CREATION: &[Case] = &[
     client(
         "engine.create.intent engine.create.intent.done! engine.create.snapshot engine.create.snapshot.done! \
          engine.create.user engine.create.user.done! engine.create.files engine.create.files.done! engine.create.volumes \
-         engine.create.volumes.done! engine.create.spec engine.create.spec.done! engine.create.close engine.create.done! \
+         engine.create.volumes.done! engine.create.spec engine.create.spec.done! engine.create.network engine.create.network.done! engine.create.close engine.create.done! \
          snapshot.prepare.backend snapshot.prepare.record snapshot.prepare.done! \
          store.commit@1 store.commit@2 store.commit@3 store.committed@1! store.committed@2! store.committed@3!",
         create,
@@ -41,7 +41,7 @@ pub(super) const CREATION: &[Case] = &[
 pub(super) const START: &[Case] = &[
     client(
         "engine.start.intent engine.start.intent.done! engine.start.spec engine.start.spec.done! engine.start.task \
-         engine.start.task.done! engine.start.start engine.start.start.done! engine.start.close \
+         engine.start.task.done! engine.start.network engine.start.network.done! engine.start.start engine.start.start.done! engine.start.close \
          task.create.intent task.create.bundle task.create.shim task.create.bind! task.create.call \
          task.create.done task.event.tasks.create task.event.tasks.start engine.answer! \
          store.commit@1 store.commit@2 store.commit@3 store.commit@4 store.committed@2! store.committed@3!",
@@ -82,7 +82,7 @@ pub(super) const END: &[Case] = &[
 pub(super) const REMOVAL: &[Case] = &[client(
     "engine.remove.intent engine.remove.intent.done! engine.remove.task engine.remove.task.done! \
      engine.remove.snapshot engine.remove.snapshot.done! engine.remove.files engine.remove.files.done! \
-     engine.remove.volume engine.remove.volume.done! engine.remove.forget! engine.remove.record engine.remove.done! \
+     engine.remove.volume engine.remove.volume.done! engine.remove.network engine.remove.network.done! engine.remove.forget! engine.remove.record engine.remove.done! \
      engine.answer! task.delete.shutdown! task.delete.bundle task.delete.record snapshot.remove.record \
      snapshot.remove.backend! store.commit@1 store.commit@2 store.commit@3 store.commit@4 store.committed@3!",
     remove,

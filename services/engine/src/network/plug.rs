@@ -74,7 +74,6 @@ impl Engine {
         match mode(config)? {
             Mode::Attached => {
                 let attachment = self.networks()?.attach(scope, id, netns_of(pid)?).await?;
-                crated_core::fail::point("net.names")?;
                 self.tell_names(&scope.namespace, id, config, &attachment).await?;
                 around.attachment = Some(attachment);
             }

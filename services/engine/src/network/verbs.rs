@@ -123,7 +123,6 @@ impl Engine {
             let netns = pid.map(netns_of).transpose()?;
             let endpoint = engine.networks()?.connect(&scope, &found.id, wanted, netns).await?;
             tracing::info!(container = %found.id, network = endpoint.network_name, address = endpoint.address, "connected");
-            crated_core::fail::moment("engine.connect.files");
             engine.renamed(&scope, &found.id, config).await
         })
         .await
@@ -152,7 +151,6 @@ impl Engine {
             };
             engine.networks()?.disconnect(&scope, &found.id, &network, netns).await?;
             tracing::info!(container = %found.id, network, "disconnected");
-            crated_core::fail::moment("engine.disconnect.files");
             engine.renamed(&scope, &found.id, config).await
         })
         .await
