@@ -116,7 +116,13 @@ impl Engine {
         self.forget_names(&scope.namespace, id, config).await;
         match mode(config)? {
             Mode::Attached => self.networks()?.forget(scope, id).await.map(Some),
-            Mode::Cni(name) => self.cni_del(id, name, config).await.map(|()| None),
+            Mode::Cni(name) => {
+                if let Err(error) = self.cni_del(id, name, config).await {
+                    // It stays remembered, and is tried again at the daemon's start: a removal is not held up by it.
+                    tracing::warn!(container = %id, %error, "CNI plugins did not let go of a container that is removed");
+                }
+                Ok(None)
+            }
             Mode::None | Mode::Host | Mode::Container(_) | Mode::Path(_) => Ok(None),
         }
     }

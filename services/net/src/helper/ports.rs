@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -18,20 +18,23 @@ const CONNECTIONS: usize = 1024;
 /// How long a container may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Where connections are led; nowhere before the container is attached.
+type Target = Arc<Mutex<Option<SocketAddr>>>;
+
 /// What keeps a port.
 #[derive(Debug)]
 enum Kept {
     /// A socket that only stands there.
     Bound { _socket: OwnedFd },
-    /// One that listens for `[::1]`.
-    Spliced(JoinHandle<()>),
+    /// One that listens for `[::1]`, and where it leads.
+    Spliced { task: JoinHandle<()>, target: Target },
     /// The kernel has no such transport or family: nobody else can have it either.
     Nobody,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Self::Spliced(task) = self {
+        if let Self::Spliced { task, .. } = self {
             task.abort();
         }
     }
@@ -77,7 +80,7 @@ impl Ports {
 
     /// Answers whether it is new.
     fn hold_one(&mut self, hold: &Hold) -> io::Result<bool> {
-        if let Some((held, _)) = self.held.get(&hold.port) {
+        if let Some((held, kept)) = self.held.get_mut(&hold.port) {
             if held.owner != hold.owner {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("container {} has it", held.owner)));
             }
@@ -85,8 +88,11 @@ impl Ports {
             if held == hold || hold.splice.is_none() {
                 return Ok(false);
             }
-            // It leads elsewhere now. Between the two nobody can take it: this process does nothing else meanwhile.
-            self.held.remove(&hold.port);
+            if let Kept::Spliced { target, .. } = kept {
+                *target.lock().unwrap_or_else(PoisonError::into_inner) = hold.splice;
+            }
+            *held = hold.clone();
+            return Ok(false);
         }
         let kept = self.keep(hold)?;
         self.held.insert(hold.port, (hold.clone(), kept));
@@ -109,6 +115,12 @@ impl Ports {
         if at.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, true)?;
         }
+        let loopback = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST].iter().any(|own| at.ip() == *own);
+        let listens = loopback && hold.port.transport == Transport::Tcp;
+        if listens {
+            // Connections of an earlier holder may linger in TIME_WAIT. As this one listens at once, it is nobody else's.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
         if hold.port.transport == Transport::Udp {
             // Nobody reads what strays here: it is not to fill memory.
             let _ = sockopt::set_socket_recv_buffer_size(&socket, 0);
@@ -117,15 +129,14 @@ impl Ports {
             Err(rustix::io::Errno::ADDRNOTAVAIL) if at.ip() == Ipv6Addr::UNSPECIFIED => return Ok(Kept::Nobody),
             bound => bound?,
         }
-        let loopback = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST].iter().any(|own| at.ip() == *own);
-        match hold.splice.filter(|_| loopback && hold.port.transport == Transport::Tcp) {
-            Some(target) => {
-                listen(&socket, 128)?;
-                let listener = TcpListener::from_std(socket.into())?;
-                Ok(Kept::Spliced(tokio::spawn(splice_all(listener, target, Arc::clone(&self.places)))))
-            }
-            None => Ok(Kept::Bound { _socket: socket }),
+        if !listens {
+            return Ok(Kept::Bound { _socket: socket });
         }
+        listen(&socket, 128)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        let target = Arc::new(Mutex::new(hold.splice));
+        let task = tokio::spawn(splice_all(listener, Arc::clone(&target), Arc::clone(&self.places)));
+        Ok(Kept::Spliced { task, target })
     }
 
     /// Lets ports go; one that is not held is no matter.
@@ -142,31 +153,32 @@ impl Ports {
     }
 }
 
-async fn splice_all(listener: TcpListener, target: SocketAddr, places: Arc<Semaphore>) {
+async fn splice_all(listener: TcpListener, target: Target, places: Arc<Semaphore>) {
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let target = *target.lock().unwrap_or_else(PoisonError::into_inner);
                 tokio::spawn(async move {
                     if let Err(error) = splice(stream, target).await {
-                        tracing::debug!(%error, %target, "a connection to [::1] was not led on");
+                        tracing::debug!(%error, ?target, "a connection to [::1] was not led on");
                     }
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, %target, "accept");
+                tracing::debug!(%error, "accept");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-async fn splice(mut inner: TcpStream, target: SocketAddr) -> io::Result<()> {
-    if inner.local_addr()?.ip() != Ipv6Addr::LOCALHOST {
+async fn splice(mut inner: TcpStream, target: Option<SocketAddr>) -> io::Result<()> {
+    let Some(target) = target.filter(|_| inner.local_addr().is_ok_and(|own| own.ip() == Ipv6Addr::LOCALHOST)) else {
         // It came past the rules, to an address that nothing is published on: nobody is here.
         return sockopt::set_socket_linger(&inner, Some(Duration::ZERO)).map_err(Into::into);
-    }
+    };
     let mut outer = tokio::time::timeout(CONNECT, TcpStream::connect(target)).await??;
     let (_, _) = (inner.set_nodelay(true), outer.set_nodelay(true));
     tokio::io::copy_bidirectional(&mut inner, &mut outer).await.map(drop)
@@ -230,5 +242,11 @@ mod tests {
         let mut heard = String::new();
         client.read_to_string(&mut heard).await.unwrap();
         assert_eq!((said.as_str(), heard.as_str()), ("ping", "pong"));
+        assert!(TcpListener::bind(("::", port)).await.is_err(), "although it asks for SO_REUSEADDR");
+        drop(client);
+        // The next container gets it, whatever lingers of connections.
+        ports.release(&[hold("::", port, "a", None).port]);
+        tokio::task::yield_now().await;
+        ports.hold(&[hold("::", port, "b", None)]).unwrap();
     }
 }

@@ -159,7 +159,9 @@ impl Server {
             let packet = &buffer[..length];
             match self.step(&network, from.ip(), packet, Transport::Udp) {
                 Step::Ignore => {}
-                Step::Answer(reply) => drop(socket.try_send_to(&reply, from)), // a full queue: the client asks again
+                Step::Answer(reply) => {
+                    let _ = socket.send_to(&reply, from).await; // who has gone needs no answer
+                }
                 Step::Forward(query, servers) => {
                     let (server, socket, packet) = (Arc::clone(&self), Arc::clone(&socket), packet.to_vec());
                     tokio::spawn(async move {
