@@ -40,7 +40,7 @@ fn ports_change_while_the_container_runs() {
     gets(&world.outside, &format!("{HOST}:8090"), "hello");
     assert_eq!(get(&world.outside, &format!("{HOST}:8080")), None);
     assert_eq!(daemon.container_pid("web"), pid, "the same life");
-    daemon.ctl(&["update", "--publish-rm", "8080:80", "web"]).fails(1, "8080");
+    daemon.ctl(&["update", "--publish-rm", "8080:80", "web"]).fails(1, "80/tcp");
     daemon.ctl(&["restart", "-t", "0", "web"]).ok();
     gets(&world.outside, &format!("{HOST}:8090"), "hello");
     daemon.finish();
