@@ -177,7 +177,7 @@ impl Engine {
         };
         let exposed = wish.settings.config.exposed_ports.keys();
         let network = crate::network::wish(id, &arguments.name, &wish.config, exposed)?;
-        let mut network = open.step("network", self.configure(&scope, network)).await?;
+        let mut network = open.step("network", Box::pin(self.configure(&scope, network))).await?;
         let mut last = self.journal.closing(open, "done").await?;
         last.extend(network.iter_mut().flat_map(Change::take));
         last.push(LIVES.put(LIVES.key(scope.namespace.as_str(), id.as_str()), &life));

@@ -165,7 +165,7 @@ fn attached(around: &Surroundings, host: Resolv) -> (Resolv, bool) {
         let bridges = endpoints.iter().filter(|endpoint| matches!(endpoint.driver.as_str(), "bridge" | ""));
         let chosen = bridges.filter(|endpoint| (endpoint.network_name != DEFAULT_NETWORK) == named);
         let gateways = chosen.flat_map(|endpoint| [&endpoint.gateway, &endpoint.gateway6]);
-        gateways.filter(|gateway| !gateway.is_empty()).cloned().take(3).collect::<Vec<_>>()
+        gateways.filter(|gateway| !gateway.is_empty()).take(3).cloned().collect::<Vec<_>>()
     };
     let named = gateways(true);
     if !named.is_empty() {

@@ -108,7 +108,7 @@ impl Engine {
         let mut network = match self.life(&scope.namespace, id.as_str()).await? {
             Some(life) => {
                 let config = life.wanted(id.as_str())?;
-                open.step("network", self.forget_network(&scope, &id, &config)).await?
+                open.step("network", Box::pin(self.forget_network(&scope, &id, &config))).await?
             }
             None => None,
         };

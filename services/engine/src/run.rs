@@ -97,7 +97,7 @@ impl Engine {
         answers: &Answers,
     ) -> Result<(ContainerId, Created)> {
         let (sink, pump) = progress_to(self, answers.clone(), |progress| step(Step::Progress(progress)));
-        let made = self.create_whole(scope, config, sink).await;
+        let made = Box::pin(self.create_whole(scope, config, sink)).await;
         let _ = pump.await; // progress comes before the container
         made
     }

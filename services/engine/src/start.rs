@@ -122,8 +122,8 @@ impl Engine {
                 }
             },
         };
-        let mut open = self.begin_start(scope, &found, how, task.is_some()).await?;
-        match self.drive_start(&mut open, &found, how, task).await {
+        let mut open = Box::pin(self.begin_start(scope, &found, how, task.is_some())).await?;
+        match Box::pin(self.drive_start(&mut open, &found, how, task)).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
                 if let Err(second) = self.undo_start(&mut open, id, &error).await {
@@ -142,7 +142,7 @@ impl Engine {
         }
         let arguments = StartArguments { prepare: how.prepare, policy: how.policy, prepared };
         let mut network = match &found.life {
-            Some(life) if !prepared => self.reserve(scope, &found.id, &life.wanted(id)?).await?,
+            Some(life) if !prepared => Box::pin(self.reserve(scope, &found.id, &life.wanted(id)?)).await?,
             _ => None,
         };
         let (mut change, _) = self
@@ -181,7 +181,7 @@ impl Engine {
                 let task = open.step("task", self.deps.tasks.create(&scope, request)).await?;
                 if let Some(life) = &found.life {
                     let config = life.wanted(found.id.as_str())?;
-                    open.step("network", self.plug(&scope, &found.id, &config, task.record().pid)).await?;
+                    open.step("network", Box::pin(self.plug(&scope, &found.id, &config, task.record().pid))).await?;
                 }
                 task
             }
@@ -234,7 +234,7 @@ impl Engine {
         let text = reason.to_string();
         let mut closing = self.journal.closing(open, &format!("undone: {text}")).await?;
         let mut network = match self.life(&scope.namespace, id.as_str()).await? {
-            Some(life) => self.unplug(&scope, id, &life.wanted(id.as_str())?).await,
+            Some(life) => Box::pin(self.unplug(&scope, id, &life.wanted(id.as_str())?)).await,
             None => None,
         };
         closing.extend(network.iter_mut().flat_map(Change::take));

@@ -296,7 +296,7 @@ impl Engine {
             with.extend(self.journal.kept(scope, id.as_str(), past).await?);
         }
         self.prepared().retain(|(container, _), _| container != id.as_str());
-        let mut network = self.unplug(scope, id, &config).await;
+        let mut network = Box::pin(self.unplug(scope, id, &config)).await;
         with.extend(network.iter_mut().flat_map(Change::take));
         let after = self
             .note_life(namespace, id.as_str(), with, |life| {
@@ -321,7 +321,9 @@ impl Engine {
         self.forget_task(scope, id).await;
         match next {
             Some(wait) => self.start_later(scope, id, wait),
-            None if config.auto_remove && !restarting && !life.removing => self.remove_locked(scope, id).await?,
+            None if config.auto_remove && !restarting && !life.removing => {
+                Box::pin(self.remove_locked(scope, id)).await?
+            }
             None => {}
         }
         Ok(true)

@@ -1,6 +1,8 @@
 //! The helper as a process: it answers while no daemon is there, is found again, comes back when it was killed, and ends by
 //! itself. Each test has a network namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use crated_net::helper::{Change, Config, Helper, Hold, Port, State, Transport};
 use crated_net::names::{Endpoint, Network, Subnet};
 use crated_types::Fault;

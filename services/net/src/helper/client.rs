@@ -68,7 +68,6 @@ pub struct Helper {
 
 impl Helper {
     /// Nothing is started yet. The answer ends when the last handle is dropped; the process outlives it where it has to.
-    #[must_use]
     pub fn new(config: Config) -> (Self, impl Future<Output = ()> + Send) {
         let (commands, queue) = mpsc::channel(QUEUE);
         let owner = Owner { config, mirror: Mirror::default(), known: false, link: None, idle: None, pause: PAUSE };
