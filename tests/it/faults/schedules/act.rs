@@ -93,7 +93,10 @@ impl Act {
             Self::Rename => engine.rename(v1::RenameRequest { container, name: new.into() }).await.map(drop),
             Self::Update => {
                 let resources = Some(v1::Resources { memory: 64 << 20, ..Default::default() });
-                engine.update(v1::UpdateRequest { container, resources, restart: None }).await.map(drop)
+                engine
+                    .update(v1::UpdateRequest { container, resources, ..v1::UpdateRequest::default() })
+                    .await
+                    .map(drop)
             }
             Self::Exec => {
                 let command = vec!["true".into()];
