@@ -2,8 +2,7 @@
 
 use crated_api::crated::engine::v1::{
     CheckNetworksResponse, ConnectNetworkRequest, ContainerConfig, ContainerRequest, CreateNetworkRequest,
-    DisconnectNetworkRequest, InspectNetworkRequest, InspectResponse, ListNetworksResponse,
-    Network as Summary,
+    DisconnectNetworkRequest, InspectNetworkRequest, InspectResponse, ListNetworksResponse, Network as Summary,
     NetworkFinding, NetworkRequest, Port, PortsResponse, PruneNetworksResponse,
 };
 use crated_core::network::{Attachment, DEFAULT_NETWORK, Network, NetworkSpec, PoolSpec};
