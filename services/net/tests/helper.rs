@@ -72,8 +72,11 @@ fn hold(port: u16) -> Hold {
 
 /// Asks for an address as a client of the network would; the code and whether there was an answer with one.
 fn ask(name: &str) -> Option<(u8, u8)> {
-    let mut query = vec![0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, u8::try_from(name.len()).unwrap()];
-    query.extend(name.bytes());
+    let mut query = vec![0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend(label.bytes());
+    }
     query.extend([0, 0, 1, 0, 1]);
     let socket = UdpSocket::bind("127.66.0.2:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();

@@ -35,9 +35,18 @@ pub(crate) async fn bury_on(task: Arc<Running>, manager: Weak<Inner>) {
     let mut wait = Duration::from_millis(100);
     loop {
         let Some(manager) = manager.upgrade() else { return };
+        // While another of this name is being made, and once there is one, what is left of this one is no longer ours to sweep.
+        let Some(making) = manager.making.begin((task.namespace.clone(), task.id.clone())) else {
+            tokio::time::sleep(wait).await;
+            continue;
+        };
+        if manager.has_successor(&task).await {
+            return;
+        }
         let Err(error) = manager.bury(&task.namespace, &task.id, task.record(), "the shim died").await else { return };
         tracing::error!(container = %task.id, %error, "cleaning up behind a dead shim");
         task.deleting.store(false, Ordering::SeqCst); // whoever deletes it meanwhile does the same
+        drop(making);
         drop(manager);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST);
@@ -48,6 +57,16 @@ pub(crate) async fn bury_on(task: Arc<Running>, manager: Weak<Inner>) {
 }
 
 impl Inner {
+    /// Whether another task has taken this one's name.
+    async fn has_successor(&self, task: &Arc<Running>) -> bool {
+        if let Ok(known) = self.find(&task.namespace, &task.id) {
+            return !Arc::ptr_eq(&known, task);
+        }
+        let key = TASKS.key(task.namespace.as_str(), task.id.as_str());
+        let recorded = TASKS.get(&*self.store, &key).await;
+        recorded.is_ok_and(|found| found.is_some_and(|(_, record)| record.address != task.record().address))
+    }
+
     /// Takes a failed create back: nothing of it stays.
     pub(crate) async fn undo(&self, namespace: &Namespace, id: &ContainerId, record: &TaskRecord) -> Result<()> {
         crated_core::fail::moment("task.undo.kill");

@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) boot_id: String,
     pub(crate) tasks: RwLock<BTreeMap<Key, Arc<Running>>>,
     pub(crate) settling: Settling,
-    making: Making,
+    pub(crate) making: Making,
     images: Images,
 }
 
@@ -242,7 +242,7 @@ impl Inner {
             ..TaskRecord::default()
         };
         self.settled(&scope.namespace, &request.id).await;
-        let Some(_making) = self.making.begin((scope.namespace.clone(), request.id.clone())) else {
+        let Some(_making) = self.making.begin_soon((scope.namespace.clone(), request.id.clone())).await else {
             return Err(Error::already_exists(Kind::Task, &request.id).in_namespace(&scope.namespace));
         };
         self.clear(&scope.namespace, &request.id).await?;

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 /// Longest wait for one: as long as the sweep behind a dead shim may take, and a bit.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Longest wait for what is being ended under a name that is to be made again.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Those tasks; the sender of one that is settled is gone.
 #[derive(Debug, Default)]
@@ -53,6 +55,18 @@ impl Making {
     /// Nothing where somebody makes it already.
     pub(crate) fn begin(&self, key: Key) -> Option<MakingGuard<'_>> {
         self.set().insert(key.clone()).then_some(MakingGuard(self, key))
+    }
+
+    /// As [`Making::begin`], after what is just being ended under this name.
+    pub(crate) async fn begin_soon(&self, key: Key) -> Option<MakingGuard<'_>> {
+        let end = tokio::time::Instant::now() + SOON;
+        loop {
+            let begun = self.begin(key.clone());
+            if begun.is_some() || tokio::time::Instant::now() > end {
+                return begun;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 

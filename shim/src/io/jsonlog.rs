@@ -71,6 +71,7 @@ impl JsonLog {
     pub(crate) fn write(&mut self, stream: Stream, data: &[u8]) {
         let time = crate::time::rfc3339(SystemTime::now());
         let mut entries = Vec::with_capacity(data.len() + data.len() / 4 + 96);
+        let mut ends = Vec::new();
         let partial = &mut self.partial[stream as usize];
         let mut rest = data;
         while !rest.is_empty() {
@@ -80,19 +81,35 @@ impl JsonLog {
             rest = more;
             if end.is_some() && partial.is_empty() {
                 encode(&mut entries, piece, stream, &time);
+                ends.push(entries.len());
                 continue;
             }
             partial.extend_from_slice(piece);
             if end.is_some() || partial.len() >= PIECE {
                 let cut = if end.is_some() { partial.len() } else { whole(partial) };
                 encode(&mut entries, &partial[..cut], stream, &time);
+                ends.push(entries.len());
                 partial.drain(..cut);
             }
         }
         if partial.is_empty() {
             *partial = Vec::new();
         }
-        self.append(&entries);
+        self.append_entries(&entries, &ends);
+    }
+
+    /// Appends whole entries, file by file: many short lines become much more than was read.
+    fn append_entries(&mut self, entries: &[u8], ends: &[usize]) {
+        let (mut start, mut held) = (0, 0);
+        for end in ends {
+            let more = (*end - start) as u64;
+            if self.max_size > 0 && held > start && self.size + more > self.max_size {
+                self.append(&entries[start..held]);
+                start = held;
+            }
+            held = *end;
+        }
+        self.append(&entries[start..]);
     }
 
     /// A stream has ended: what is kept back is written.
@@ -238,6 +255,22 @@ mod tests {
         let mut expected: Vec<_> = expected.iter().map(|(s, l)| ((*s).to_owned(), (*l).to_owned())).collect();
         expected.push(("stdout".into(), "end".into()));
         assert_eq!(entries(&path), expected);
+    }
+
+    #[test]
+    fn many_short_lines_at_once_keep_to_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("l");
+        let mut log = JsonLog::open(path.clone(), 1000, 3).unwrap();
+        let lines: Vec<String> = (0..25).map(|number| format!("{number}\n")).collect();
+        log.write(Stream::Stdout, lines.concat().as_bytes());
+        let mut kept = Vec::new();
+        for name in ["l.2", "l.1", "l"] {
+            let path = dir.path().join(name);
+            assert!(std::fs::metadata(&path).unwrap().len() <= 1000, "{name}");
+            kept.extend(entries(&path).into_iter().map(|(_, text)| text));
+        }
+        assert_eq!(kept, lines[lines.len() - kept.len()..]);
     }
 
     #[test]
