@@ -240,9 +240,13 @@ pub(super) async fn mark(store: &dyn MetadataStore, content: &Content) -> Result
         Ok(())
     })
     .await?;
-    marked.settle_conditions(now);
-    marked.walk();
-    Ok(marked)
+    // away from the reactor: it has others to serve
+    crate::blocking::run(move || {
+        marked.settle_conditions(now);
+        marked.walk();
+        marked
+    })
+    .await
 }
 
 /// Leases and what they hold. The marks first: one whose lease is not found afterwards has lost it.

@@ -4,6 +4,7 @@ use crated_core::record::{IMAGES, SNAPSHOTS};
 use crated_core::{MetadataStore, Op, Revision};
 use crated_types::{Actor, Fault, Namespace, Result, Scope};
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::Collected;
 use super::graph;
@@ -12,13 +13,25 @@ use crate::metadata::Metadata;
 
 /// Records that one commit deletes.
 const BATCH: usize = 64;
+/// Between two batches.
+const PAUSE: Duration = Duration::from_millis(4);
 /// Attempts of a batch that others touch again and again; then it waits for the next collection.
 const TRIES: usize = 8;
 
 /// Deletes what is not alive.
 pub(super) async fn sweep(metadata: &Metadata, marked: Marked, collected: &mut Collected) -> Result<()> {
     sweep_leases(metadata, &marked, collected).await?;
-    for batch in marked.candidates().chunks(BATCH) {
+    // for many records this takes a while, in which a thread of the reactor would serve nobody
+    let (marked, order) = crate::blocking::run(move || {
+        let order = marked.candidates();
+        (marked, order)
+    })
+    .await?;
+    for (number, batch) in order.chunks(BATCH).enumerate() {
+        if number > 0 {
+            // the index takes deletions more slowly than we find them, and others read it, too
+            tokio::time::sleep(PAUSE).await;
+        }
         for _ in 0..TRIES {
             let spared = spared(metadata, &marked);
             let left: Vec<usize> = batch.iter().copied().filter(|number| !spared.contains(number)).collect();

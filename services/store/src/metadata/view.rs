@@ -23,6 +23,9 @@ const UNSYNCED: Duration = Duration::from_millis(10);
 /// How long changes gather before they go to the index: each batch costs it two syncs.
 const BATCH: Duration = Duration::from_millis(100);
 
+/// Changes that do not wait so long.
+const BATCH_CHANGES: usize = 512;
+
 /// Changes on their way into the index: `current` grows, `frozen` is being applied.
 #[derive(Default)]
 pub(crate) struct View {
@@ -230,6 +233,11 @@ impl Shared {
         page.fault.map_or(Ok(page.found), Err)
     }
 
+    /// Whether so many changes wait that the index should have them: while sled takes a batch, it answers nobody.
+    fn is_much(&self) -> bool {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).current.len() > BATCH_CHANGES
+    }
+
     /// Puts a new indexer in the place of the one that serves; answers its number.
     pub(crate) fn next_indexer(&self) -> u64 {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -246,7 +254,7 @@ impl Shared {
             if open {
                 std::thread::sleep(UNSYNCED);
                 let until = Instant::now() + BATCH;
-                while open && failed.is_none() && Instant::now() < until {
+                while open && failed.is_none() && Instant::now() < until && !self.is_much() {
                     failed = self.sync().err();
                     let left = until.saturating_duration_since(Instant::now()).min(UNSYNCED);
                     open = !matches!(lock(woken).recv_timeout(left), Err(RecvTimeoutError::Disconnected));
