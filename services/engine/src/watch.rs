@@ -5,7 +5,7 @@
 
 use crated_api::containerd::events::{ContainerDelete, TaskExit, TaskOom, TaskPaused, TaskResumed};
 use crated_core::network::Change;
-use crated_core::{Cursor, LoggedEvent, Revision, Task};
+use crated_core::{Cursor, LoggedEvent, ProcessStatus, Revision, Task};
 use crated_types::{Actor, ContainerId, Error, ExecId, Fault, Namespace, Result, Scope};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
@@ -197,12 +197,12 @@ impl Engine {
             "/tasks/paused" => {
                 let paused = TaskPaused::decode(bytes).map_err(damaged)?;
                 let (scope, id) = (scope(&event.namespace)?, ContainerId::new(&paused.container_id)?);
-                async move { engine.paused_by_event(&scope, &id, true).await }.boxed()
+                async move { engine.paused_by_event(&scope, &id).await }.boxed()
             }
             "/tasks/resumed" => {
                 let resumed = TaskResumed::decode(bytes).map_err(damaged)?;
                 let (scope, id) = (scope(&event.namespace)?, ContainerId::new(&resumed.container_id)?);
-                async move { engine.paused_by_event(&scope, &id, false).await }.boxed()
+                async move { engine.paused_by_event(&scope, &id).await }.boxed()
             }
             "/containers/delete" => {
                 let deleted = ContainerDelete::decode(bytes).map_err(damaged)?;
@@ -229,14 +229,26 @@ impl Engine {
     }
 
     /// A paused or resumed event: what the shim says now counts, since events may come late.
-    async fn paused_by_event(&self, scope: &Scope, id: &ContainerId, paused: bool) -> Result<()> {
-        self.noted(scope, id, |life| life.paused = life.running && paused).await
+    async fn paused_by_event(&self, scope: &Scope, id: &ContainerId) -> Result<()> {
+        let slot = self.slots.get(scope.namespace.as_str(), id.as_str());
+        let _turn = slot.lock().await;
+        let Some(task) = self.task(scope, id).await? else { return Ok(()) };
+        let paused = match task.state(None).await {
+            Ok(state) => matches!(state.status, ProcessStatus::Paused | ProcessStatus::Pausing),
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.noted_locked(scope, id, |life| life.paused = life.running && paused).await
     }
 
     /// Changes a life for an event, where that changes anything.
     async fn noted(&self, scope: &Scope, id: &ContainerId, change: impl FnOnce(&mut Life) + Send) -> Result<()> {
         let slot = self.slots.get(scope.namespace.as_str(), id.as_str());
         let _turn = slot.lock().await;
+        self.noted_locked(scope, id, change).await
+    }
+
+    async fn noted_locked(&self, scope: &Scope, id: &ContainerId, change: impl FnOnce(&mut Life) + Send) -> Result<()> {
         let Some(mut life) = self.life(&scope.namespace, id.as_str()).await? else { return Ok(()) };
         let before = life.clone();
         change(&mut life);

@@ -54,7 +54,9 @@ impl Making {
 
     /// Nothing where somebody makes it already.
     pub(crate) fn begin(&self, key: Key) -> Option<MakingGuard<'_>> {
-        self.set().insert(key.clone()).then_some(MakingGuard(self, key))
+        let new = self.set().insert(key.clone());
+        // Not before it is known: a guard that is dropped takes the key away, and the lock.
+        new.then(|| MakingGuard(self, key))
     }
 
     /// As [`Making::begin`], after what is just being ended under this name.

@@ -198,8 +198,8 @@ impl Bench<'_> {
             self.counts.deaths.fetch_add(1, Ordering::Relaxed);
             let rule = Fault::at_start(dice);
             self.rig.arm(rule.as_deref().unwrap_or_default());
-            if self.rig.daemon.try_start().is_some() {
-                let rule = rule.expect("without a rule it does not end in its start");
+            if let Some(status) = self.rig.daemon.try_start() {
+                let rule = rule.unwrap_or_else(|| panic!("without a rule it ended in its start: {status}"));
                 said.push(format!("   and the start with {rule}"));
             }
             self.rig.disarm();

@@ -181,6 +181,7 @@ const CHAINS: &str = r#"
   }
   chain masq {
     type nat hook postrouting priority srcnat; policy accept;
+    oifname "lo" accept
     oifname @bridges ip saddr 127.0.0.0/8 masquerade
     oifname @bridges ct status dnat ip saddr @sub4 masquerade
     oifname @bridges ct status dnat ip6 saddr @sub6 masquerade
