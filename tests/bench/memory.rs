@@ -21,8 +21,10 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) {
     if installed("containerd") {
         let containerd = Containerd::start();
         import(&containerd, busybox_archive());
+        // runc's own folder is one for all of the host: no id must have been there before.
+        let id = |number: usize| format!("idle-{}-{number}", std::process::id());
         for number in 0..theirs {
-            containerd.ctr(&["run", "-d", BUSYBOX, &format!("idle{number}"), "sleep", "100000"]).ok();
+            containerd.ctr(&["run", "-d", BUSYBOX, &id(number), "sleep", "100000"]).ok();
         }
         table.add(
             "idle shim",
@@ -31,8 +33,8 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) {
             shims("containerd-shim-runc-v2", containerd.folder()),
         );
         for number in 0..theirs {
-            containerd.ctr(&["tasks", "rm", "-f", &format!("idle{number}")]).ok();
-            containerd.ctr(&["containers", "rm", &format!("idle{number}")]).ok();
+            containerd.ctr(&["tasks", "rm", "-f", &id(number)]).ok();
+            containerd.ctr(&["containers", "rm", &id(number)]).ok();
         }
     }
     table.add("idle daemon", "crated, no container", Unit::Memory, empty.into_iter().collect());
