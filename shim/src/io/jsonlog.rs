@@ -262,7 +262,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("l");
         let mut log = JsonLog::open(path.clone(), 1000, 3).unwrap();
-        let lines: Vec<String> = (0..25).map(|number| format!("{number}\n")).collect();
+        let lines: Vec<String> = (0..60).map(|number| format!("{number}\n")).collect();
         log.write(Stream::Stdout, lines.concat().as_bytes());
         let mut kept = Vec::new();
         for name in ["l.2", "l.1", "l"] {
