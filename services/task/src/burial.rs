@@ -41,6 +41,7 @@ pub(crate) async fn bury_on(task: Arc<Running>, manager: Weak<Inner>) {
             continue;
         };
         if manager.has_successor(&task).await {
+            manager.remove_sockets(&task.record()); // the only names that were this one's alone
             return;
         }
         let Err(error) = manager.bury(&task.namespace, &task.id, task.record(), "the shim died").await else { return };
