@@ -226,6 +226,12 @@ impl Rig {
             self.daemon.ctl(&["rm", "-f", id]).ok();
         }
         model::events_are_right(&self.daemon.events());
+        self.leave();
+    }
+
+    /// Nothing is left; the events were read before, while they were kept.
+    #[track_caller]
+    pub(super) fn leave(self) {
         let mut said = String::new();
         let clean = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             eventually("nothing that only an operation holds", || {

@@ -91,7 +91,7 @@ fn work(seeds: impl Iterator<Item = u64>, counts: &Counts, failed: &AtomicBool) 
             ));
         }
     }
-    catch_unwind(AssertUnwindSafe(|| bench.rig.finish())).map_err(|why| format!("at the end: {}", text(&*why)))
+    catch_unwind(AssertUnwindSafe(|| bench.rig.leave())).map_err(|why| format!("at the end: {}", text(&*why)))
 }
 
 /// What a panic said.
