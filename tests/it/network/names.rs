@@ -79,7 +79,7 @@ fn a_running_container_is_connected_and_disconnected() {
     let api = daemon.ctl(&["exec", "db", "ping", "-c", "1", "-W", "5", "api"]).stdout;
     assert!(api.contains("(10.21.0.9)"), "{api}");
     daemon.ctl(&["network", "connect", "back", "app"]).fails(1, "back");
-    daemon.ctl(&["network", "rm", "back"]).fails(1, "app");
+    daemon.ctl(&["network", "rm", "back"]).fails(1, "is used by");
     daemon.ctl(&["restart", "-t", "0", "app"]).ok();
     wgets(&daemon, "app", "http://db/", "data");
     daemon.ctl(&["network", "disconnect", "back", "app"]).ok();
