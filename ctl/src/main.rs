@@ -47,7 +47,8 @@ enum OnlyRun {
 
 /// The command line. Where it is not a sound one of the two, all verbs parse it again, for their messages and help.
 fn parse() -> Cli<Verb> {
-    let quick = match std::env::args().find(|word| word == "exec" || word == "run").as_deref() {
+    let verb = std::env::args_os().find(|word| word == "exec" || word == "run");
+    let quick = match verb.as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("exec") => Cli::try_parse().ok().map(|cli| cli.with(|OnlyExec::Exec(verb)| Verb::Exec(verb))),
         Some(_) => Cli::try_parse().ok().map(|cli| cli.with(|OnlyRun::Run(verb)| Verb::Run(verb))),
         None => None,

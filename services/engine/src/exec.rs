@@ -74,7 +74,7 @@ impl Engine {
             open.step("exec", task.exec(Exec { id: id.clone(), process, stdio })).await?;
             let pid = if at_once {
                 let (pid, closing) = self.exec_run(&mut open, &*task, &id).await?;
-                self.note_exec(found.id.clone(), closing);
+                self.note_exec(found.id.clone(), closing).await;
                 pid
             } else {
                 0
@@ -124,14 +124,18 @@ impl Engine {
         Ok((pid, self.journal.closing(open, "done").await?))
     }
 
-    /// It runs: nobody waits for the note.
-    fn note_exec(self: &Arc<Self>, container: ContainerId, closing: Vec<Op>) {
+    /// It runs: nobody waits for the note. It is in the queue when this answers, so that what is asked for next (a removal, which
+    /// forgets the timeline) comes behind it.
+    async fn note_exec(self: &Arc<Self>, container: ContainerId, closing: Vec<Op>) {
         let engine = Arc::clone(self);
-        self.deps.tracker.spawn(async move {
+        let mut noting = Box::pin(async move {
             if let Err(error) = engine.commit_soon(closing).await {
                 tracing::error!(%container, %error, "an exec's intent stays open; the reconciler will close it");
             }
         });
+        if futures::poll!(&mut noting).is_pending() {
+            self.deps.tracker.spawn(noting);
+        }
     }
 
     async fn exec_failed(&self, open: &mut Open, error: &Error) {

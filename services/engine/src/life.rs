@@ -93,8 +93,7 @@ impl Engine {
         with: Vec<Op>,
         change: impl FnOnce(&mut Life) + Send,
     ) -> Result<Option<Life>> {
-        let (mut batch, life) = self.life_ops(namespace, id, change).await?;
-        batch.extend(with);
+        let (batch, life) = self.life_batch(namespace, id, with, change).await?;
         self.commit(batch).await?;
         self.slots.get(namespace.as_str(), id).ring();
         Ok(life)
@@ -108,11 +107,22 @@ impl Engine {
         with: Vec<Op>,
         change: impl FnOnce(&mut Life) + Send,
     ) -> Result<Option<Life>> {
-        let (mut batch, life) = self.life_ops(namespace, id, change).await?;
-        batch.extend(with);
+        let (batch, life) = self.life_batch(namespace, id, with, change).await?;
         self.commit_soon(batch).await?;
         self.slots.get(namespace.as_str(), id).ring();
         Ok(life)
+    }
+
+    async fn life_batch(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        with: Vec<Op>,
+        change: impl FnOnce(&mut Life) + Send,
+    ) -> Result<(Vec<Op>, Option<Life>)> {
+        let (mut batch, life) = self.life_ops(namespace, id, change).await?;
+        batch.extend(with);
+        Ok((batch, life))
     }
 
     /// Commits, unless there is nothing to.
