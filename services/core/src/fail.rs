@@ -98,9 +98,19 @@ mod armed {
             std::process::abort();
         }
         if let Some(time) = number(action, "delay") {
-            std::thread::sleep(Duration::from_millis(time));
+            sleep(Duration::from_millis(time));
         }
         number(action, "error").and_then(|error| i32::try_from(error).ok()).map(Error::from_raw_os_error)
+    }
+
+    /// Only who passes the point is late: a worker that slept would keep the task that it was to run next from all others.
+    fn sleep(time: Duration) {
+        let flavor = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+        if matches!(flavor, Ok(tokio::runtime::RuntimeFlavor::MultiThread)) {
+            tokio::task::block_in_place(|| std::thread::sleep(time));
+        } else {
+            std::thread::sleep(time);
+        }
     }
 }
 
