@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::{log, socket, spec};
 use crated_api::containerd::runc::v1::Options;
 use crated_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
-use crated_sys::clone::{Spawn, spawn};
+use crated_sys::clone::{Program, Spawn, spawn};
 use crated_sys::namespace::Kinds;
 use crated_types::{Error, Fault, Result};
 use prost::Message;
@@ -194,21 +194,21 @@ fn spawn_server(args: &Args, input: &Input, bundle: &Path, path: &Path, listener
     }
     let null = crate::io::null()?;
     let logs = open_log(bundle).unwrap_or(crate::io::null()?);
-    let mut child = spawn(&Spawn {
-        image: image.as_fd(),
-        argv: &argv,
-        env: &environment,
-        stdio: [Some(null.as_fd()), Some(null.as_fd()), Some(logs.as_fd())],
-        preserve: 0,
-        keep: &[listener.as_fd()],
-        namespaces: Kinds::NONE,
-        cgroup: None,
-        tasks: &[],
-        pid_namespace: None,
-        user_namespace: None,
-        gate: None,
-        session: true,
-    })
+    let mut child = spawn(
+        &Program { image: image.as_fd(), argv: &argv, env: &environment },
+        &Spawn {
+            stdio: [Some(null.as_fd()), Some(null.as_fd()), Some(logs.as_fd())],
+            preserve: 0,
+            keep: &[listener.as_fd()],
+            namespaces: Kinds::NONE,
+            cgroup: None,
+            tasks: &[],
+            pid_namespace: None,
+            user_namespace: None,
+            gate: None,
+            session: true,
+        },
+    )
     .map_err(os)?;
     child.executed().map_err(os)?;
     adjust(child.pid, &input.options);

@@ -1,4 +1,4 @@
-//! Init: the fresh, single-threaded image that becomes the container's process.
+//! Init: the single thread, of a fresh image or of a copy of the parent, that becomes the container's process.
 //!
 //! ```text
 //! read the work ─▶ join (exec) ─▶ steps ─▶ prepare the process ─▶ Ready ─▶ gate ─▶ hooks, seccomp ─▶ execve
@@ -49,7 +49,21 @@ pub fn init_main() -> ! {
         process::exit_now(2);
     };
     let Ok(control) = process::inherited(control) else { process::exit_now(2) };
-    let outcome = read_work(work).and_then(|work| Init::new(control.as_fd(), work)?.run());
+    run(&control, read_work(work))
+}
+
+/// The same in a copy of the parent's memory, with its descriptor `control`.
+pub(crate) fn go_on(control: i32, work: Work) -> ! {
+    let _ = process::set_dumpable(false);
+    let _ = process::set_name("crated-init");
+    // What the parent does about a panic is not for us: an abort could signal the thread that we are a copy of.
+    std::panic::set_hook(Box::new(|_| process::exit_now(1)));
+    let Ok(control) = process::inherited(control) else { process::exit_now(2) };
+    run(&control, Ok(work))
+}
+
+fn run(control: &OwnedFd, work: Done<Work>) -> ! {
+    let outcome = work.and_then(|work| Init::new(control.as_fd(), work)?.run());
     if let Err(failure) = outcome {
         // If the parent is gone there is nobody left to tell.
         let _ = wire::report(control.as_fd(), &Report::Failed(failure), &[]);

@@ -8,16 +8,17 @@ use std::{
 };
 
 use crated_sys::{
-    clone::{Child, Gate, Spawn, spawn},
+    clone::{Child, Gate, Program, Spawn, fork, spawn},
     fs, memfd, mount,
     mount::{Change, Depth, MsFlags},
     namespace::{self, IdMap, Kinds},
-    pidfd, poll, process, socket,
+    pidfd, poll, process, program, socket,
 };
 
 use crate::{
     cgroup::Cgroup,
     error::{OciError, Result, Step},
+    init,
     listener::Listener,
     plan::{Input, Maps, ProcessPlan, TreeInput, Work},
     wire::{self, GO, Report},
@@ -52,10 +53,10 @@ pub(crate) struct Prepared {
 }
 
 /// Starts init and follows it to its gate. `hooks` runs when init asks for the runtime's hooks.
-pub(crate) fn prepare(launch: Launch<'_>, hooks: &mut dyn FnMut(i32) -> Result<()>) -> Result<Prepared> {
+pub(crate) fn prepare(mut launch: Launch<'_>, hooks: &mut dyn FnMut(i32) -> Result<()>) -> Result<Prepared> {
     let deadline = launch.deadline.unwrap_or(DEADLINE);
     let process = launch.work.process.clone();
-    let (mut child, control) = start(&launch)?;
+    let (mut child, control) = start(&mut launch)?;
     drop(launch.keep);
     drop(launch.stdio);
     let follow = enter(&child, &control, launch.namespaces, launch.maps, &process)
@@ -75,27 +76,27 @@ pub(crate) fn prepare(launch: Launch<'_>, hooks: &mut dyn FnMut(i32) -> Result<(
     }
 }
 
-fn start(launch: &Launch<'_>) -> Result<(Child, OwnedFd)> {
+/// Where our own image is sealed and no other thread holds a lock, init is a copy of us, which saves the start of a program;
+/// else it is the sealed image, executed.
+fn start(launch: &mut Launch<'_>) -> Result<(Child, OwnedFd)> {
     let step = || "start init".to_owned();
     let (ours, theirs) = socket::packet_pair().step(step)?;
     let (ours, theirs) = (fs::duplicate(ours.as_fd()).step(step)?, fs::duplicate(theirs.as_fd()).step(step)?);
-    let work = postcard::to_stdvec(&launch.work).map_err(|e| OciError::Protocol(e.to_string()))?;
-    let work = memfd::with_bytes("init-work", &work).step(step)?;
-    let work = fs::duplicate(work.as_fd()).step(step)?;
-    let word = |text: String| CString::new(text).expect("numbers and fixed words hold no NUL");
-    let argv =
-        ["crated-init".to_owned(), "init".to_owned(), theirs.as_raw_fd().to_string(), work.as_raw_fd().to_string()]
-            .map(word);
+    let here = program::is_sealed() && process::is_single_threaded();
+    let (mut work, mut written) = (std::mem::take(&mut launch.work), None);
+    if !here {
+        let bytes = postcard::to_stdvec(&work).map_err(|e| OciError::Protocol(e.to_string()))?;
+        let file = memfd::with_bytes("init-work", &bytes).step(step)?;
+        written = Some(fs::duplicate(file.as_fd()).step(step)?);
+    }
     let tasks = launch.cgroup.join_files()?;
     let tasks: Vec<BorrowedFd<'_>> = tasks.iter().map(AsFd::as_fd).collect();
     let mut keep: Vec<BorrowedFd<'_>> = launch.keep.iter().map(AsFd::as_fd).collect();
-    keep.extend([theirs.as_fd(), work.as_fd()]);
+    keep.push(theirs.as_fd());
+    keep.extend(written.as_ref().map(AsFd::as_fd));
     let mapped = Kinds(launch.namespaces).contains(Kinds::USER);
     let [stdin, stdout, stderr] = &launch.stdio;
     let request = Spawn {
-        image: launch.program,
-        argv: &argv,
-        env: &[],
         stdio: [stdin, stdout, stderr].map(|fd| fd.as_ref().map(AsFd::as_fd)),
         keep: &keep,
         preserve: launch.preserve,
@@ -107,7 +108,17 @@ fn start(launch: &Launch<'_>) -> Result<(Child, OwnedFd)> {
         gate: mapped.then_some(Gate { wait: theirs.as_fd(), open: ours.as_fd() }),
         session: true,
     };
-    Ok((spawn(&request).step(step)?, ours))
+    let child = match &written {
+        None => fork(&request, &mut || init::go_on(theirs.as_raw_fd(), std::mem::take(&mut work))),
+        Some(written) => {
+            let word = |text: String| CString::new(text).expect("numbers and fixed words hold no NUL");
+            let numbers = [&theirs, written].map(|fd| fd.as_raw_fd().to_string());
+            let [control, written] = numbers;
+            let argv = ["crated-init".to_owned(), "init".to_owned(), control, written].map(word);
+            spawn(&Program { image: launch.program, argv: &argv, env: &[] }, &request)
+        }
+    };
+    Ok((child.step(step)?, ours))
 }
 
 /// What only the parent may do to the child before its program: id maps, OOM score.

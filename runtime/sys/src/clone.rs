@@ -1,11 +1,12 @@
-//! The only clone: a child in new namespaces that executes a sealed program and nothing else.
+//! The only clone: a child in new namespaces that executes a sealed program ([`spawn`]) or goes on with our code ([`fork`]).
 //!
 //! Between `clone3` and `execveat` the child is a copy of one thread of a busy process: locks of others may be held for
 //! ever. So all memory is prepared before, and [`child`] makes raw system calls only; a failure goes as four words into a
 //! pipe that execve closes.
 //!
 //! Copying the page tables of a large process, and tearing the copy down again, takes longer than all else. A child that
-//! waits for nobody therefore borrows our memory until it executes, on a stack of its own ([`vfork`]).
+//! waits for nobody therefore borrows our memory until it executes, on a stack of its own ([`vfork`]). A small process of
+//! one thread is the other way round: its copy is cheaper than a program's start.
 
 use std::{
     ffi::CString,
@@ -19,24 +20,29 @@ use crate::{
     exec::Strings,
     fs,
     namespace::{self, Kinds},
-    raw, signal,
+    process, raw, signal,
 };
 
 mod child;
 mod vfork;
 
-/// What to spawn and where.
+/// A program to execute.
 #[derive(Debug)]
-pub struct Spawn<'a> {
-    /// The program, as [`crate::program::sealed_self`] gives it.
+pub struct Program<'a> {
+    /// Its image, as [`crate::program::sealed_self`] gives it.
     pub image: BorrowedFd<'a>,
     /// Arguments, the zeroth too.
     pub argv: &'a [CString],
     /// Environment, `K=V`.
     pub env: &'a [CString],
+}
+
+/// Where a child comes into being, and what it has.
+#[derive(Debug)]
+pub struct Spawn<'a> {
     /// Standard input, output, error; `None` inherits ours.
     pub stdio: [Option<BorrowedFd<'a>>; 3],
-    /// Descriptors that the program gets under the same numbers (3 and up). All others are closed by execve.
+    /// Descriptors that the child gets under the same numbers (3 and up). All others are closed.
     pub keep: &'a [BorrowedFd<'a>],
     /// So many descriptors from 3 on are handed on as they are, whoever owns them.
     pub preserve: u32,
@@ -77,7 +83,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Blocks until the program is executed; an error names what failed before.
+    /// Blocks until the program is executed, or our own code is reached; an error names what failed before.
     pub fn executed(&mut self) -> Result<()> {
         let mut words = [0u8; 8];
         match self.failures.read_exact(&mut words) {
@@ -108,9 +114,37 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
 
-/// Starts a child. It is ours to wait for, also where an intermediate process was needed.
-pub fn spawn(request: &Spawn<'_>) -> Result<Child> {
-    let (argv, env) = (Strings::new(request.argv), Strings::new(request.env));
+/// Starts a program. It is ours to wait for, also where an intermediate process was needed.
+pub fn spawn(program: &Program<'_>, request: &Spawn<'_>) -> Result<Child> {
+    start(request, Body::Program(program))
+}
+
+/// Starts a child that goes on with `body` in a copy of our memory, and ends if that comes back. Only what `request` names
+/// of our descriptors is open in it, so nothing that owns another one may be dropped in there.
+///
+/// # Errors
+/// As [`spawn`]; EBUSY if this process has other threads: what they hold locked would stay so in the copy.
+pub fn fork(request: &Spawn<'_>, body: &mut dyn FnMut()) -> Result<Child> {
+    if !process::is_single_threaded() {
+        return Err(SysError::new("fork", "there are other threads", Errno::EBUSY));
+    }
+    start(request, Body::Ours(body))
+}
+
+/// What a child does once it is where it should be.
+enum Body<'a> {
+    Program(&'a Program<'a>),
+    Ours(&'a mut dyn FnMut()),
+    /// It waits at its gate for the end.
+    Nothing,
+}
+
+fn start(request: &Spawn<'_>, body: Body<'_>) -> Result<Child> {
+    let (image, argv, env) = match &body {
+        Body::Program(program) => (program.image.as_raw_fd(), program.argv, program.env),
+        Body::Ours(_) | Body::Nothing => (-1, &[][..], &[][..]),
+    };
+    let (argv, env) = (Strings::new(argv), Strings::new(env));
     let (failures, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).of("pipe2", || "")?;
     let report = fs::duplicate(report.as_fd())?;
     // Sources of standard descriptors are moved out of the way of the targets.
@@ -118,11 +152,12 @@ pub fn spawn(request: &Spawn<'_>) -> Result<Child> {
     let [a, b, c] = moved;
     let moved = [a?, b?, c?];
     let raw_fd = |fd: &BorrowedFd<'_>| fd.as_raw_fd();
-    let keep: Vec<i32> = request.keep.iter().map(raw_fd).collect();
+    let mut keep: Vec<i32> = request.keep.iter().map(raw_fd).collect();
+    keep.sort_unstable();
     let tasks: Vec<i32> = request.tasks.iter().map(raw_fd).collect();
     let second = if request.user_namespace.is_some() { request.namespaces } else { Kinds::NONE };
     let prepared = child::Prepared {
-        image: request.image.as_raw_fd(),
+        image,
         argv: argv.0.as_ptr(),
         env: env.0.as_ptr(),
         stdio: std::array::from_fn(|i| {
@@ -143,11 +178,12 @@ pub fn spawn(request: &Spawn<'_>) -> Result<Child> {
     let (pid, pidfd) = {
         let _home = request.pid_namespace.map(PidNamespace::enter).transpose()?;
         // One that is born inside of a container gets a copy: who is in there must not reach our memory through it.
-        let borrows = request.namespaces.is_empty()
+        let borrows = image >= 0
+            && request.namespaces.is_empty()
             && request.pid_namespace.is_none()
             && request.user_namespace.is_none()
             && request.gate.is_none();
-        clone(first, request.cgroup, &prepared, borrows)?
+        clone(first, request.cgroup, &prepared, body, borrows)?
     };
     drop(report);
     let mut started = Child { pid, pidfd, failures: File::from(failures) };
@@ -174,6 +210,7 @@ fn clone(
     kinds: Kinds,
     cgroup: Option<BorrowedFd<'_>>,
     prepared: &child::Prepared<'_>,
+    body: Body<'_>,
     borrows: bool,
 ) -> Result<(i32, OwnedFd)> {
     let mut pidfd: i32 = -1;
@@ -192,12 +229,22 @@ fn clone(
         vfork::clone(args, prepared)
     } else {
         let words = [&raw const args as usize, size_of::<CloneArgs>(), 0, 0, 0, 0];
-        // SAFETY: no stack is given, so the child runs on a copy of ours (no CLONE_VM); it enters `child::run`, which makes
-        // raw system calls on memory prepared here and never returns.
+        // SAFETY: no stack is given, so the child runs on a copy of ours (no CLONE_VM). It makes raw system calls on memory
+        // prepared here, and runs code of ours only where no other thread was (see `fork`); it never returns.
         let pid = unsafe { raw::call(libc::SYS_clone3, words) };
         if pid == Ok(0) {
             // SAFETY: we are the child; all pointers in `prepared` were made by the parent and are copied with its memory.
-            unsafe { child::run(prepared) }
+            unsafe {
+                match body {
+                    Body::Program(_) | Body::Nothing => child::run(prepared),
+                    Body::Ours(body) => {
+                        child::arrive(prepared);
+                        child::close_others(prepared);
+                        body();
+                        child::exit()
+                    }
+                }
+            }
         }
         pid
     };
@@ -255,7 +302,7 @@ impl Holder {
             session: false,
             report: -1,
         };
-        let (pid, pidfd) = clone(kinds, None, &prepared, false)?;
+        let (pid, pidfd) = clone(kinds, None, &prepared, Body::Nothing, false)?;
         Ok(Holder { pid, pidfd, _gate: gate })
     }
 

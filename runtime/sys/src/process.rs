@@ -59,6 +59,11 @@ pub fn pid() -> i32 {
     std::process::id() as i32
 }
 
+/// Whether we have one thread for sure.
+pub fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.take(2).count() == 1)
+}
+
 /// Sets real, effective and saved user of this thread (use it where there is one).
 pub fn set_uid(uid: u32) -> Result<()> {
     let uid = rp::Uid::from_raw(uid);

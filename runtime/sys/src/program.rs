@@ -22,6 +22,11 @@ pub fn sealed_self() -> Result<OwnedFd> {
     seal(exe, "/proc/self/exe")
 }
 
+/// Whether we run from a sealed image, so that a copy of us can go on inside of a container as it is.
+pub fn is_sealed() -> bool {
+    crate::fs::open(Path::new("/proc/self/exe"), OFlag::O_RDONLY, 0).is_ok_and(|exe| memfd::is_sealed(exe.as_fd()))
+}
+
 /// A sealed image of any program on the host.
 pub fn sealed(path: &Path) -> Result<OwnedFd> {
     seal(crate::fs::open(path, OFlag::O_RDONLY, 0)?, &path.display().to_string())

@@ -2,7 +2,7 @@
 
 use crate::bundle::{self, Bundle};
 use crate::config::Config;
-use crated_sys::clone::Spawn;
+use crated_sys::clone::{Program, Spawn};
 use crated_sys::namespace::Kinds;
 use crated_types::{ContainerId, Error, Namespace, Result};
 use sha2::{Digest, Sha256};
@@ -109,22 +109,22 @@ pub(crate) fn start(
         environment.push(text(format!("CRATED_FAILPOINTS={arms}"))?);
     }
     let failed = |error: crated_sys::SysError| Error::os(format!("start shim {}", program.display()), error.into());
-    let mut spawned = crated_sys::clone::spawn(&Spawn {
-        image: image.as_fd(),
-        argv: &arguments,
-        env: &environment,
-        // Standard input is the listening socket: the one descriptor that a program has for sure.
-        stdio: [Some(listener.as_fd()), Some(log.as_fd()), Some(log.as_fd())],
-        keep: &[],
-        preserve: 0,
-        namespaces: Kinds::NONE,
-        cgroup: None,
-        tasks: &[],
-        pid_namespace: None,
-        user_namespace: None,
-        gate: None,
-        session: true,
-    })
+    let mut spawned = crated_sys::clone::spawn(
+        &Program { image: image.as_fd(), argv: &arguments, env: &environment },
+        &Spawn {
+            // Standard input is the listening socket: the one descriptor that a program has for sure.
+            stdio: [Some(listener.as_fd()), Some(log.as_fd()), Some(log.as_fd())],
+            keep: &[],
+            preserve: 0,
+            namespaces: Kinds::NONE,
+            cgroup: None,
+            tasks: &[],
+            pid_namespace: None,
+            user_namespace: None,
+            gate: None,
+            session: true,
+        },
+    )
     .map_err(failed)?;
     spawned.executed().map_err(failed)?;
     let pid = u32::try_from(spawned.pid).map_err(|_| Error::internal("a negative pid"))?;

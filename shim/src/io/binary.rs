@@ -6,7 +6,7 @@
 use super::copy::watched;
 use super::uri::Program;
 use crate::log;
-use crated_sys::clone::{Spawn, spawn};
+use crated_sys::clone::{self, Spawn, spawn};
 use crated_sys::namespace::Kinds;
 use crated_types::{Error, Fault, Result};
 use std::ffi::{CString, OsString};
@@ -56,21 +56,21 @@ pub(crate) fn start(program: &Program, container: &str, namespace: &str) -> Resu
     let mut argv = words(["containerd-shim-crated-v2", "logger", path])?;
     argv.extend(words(program.arguments.iter().map(String::as_str))?);
     let env = words([format!("CONTAINER_ID={container}"), format!("CONTAINER_NAMESPACE={namespace}")])?;
-    let mut child = spawn(&Spawn {
-        image: image.as_fd(),
-        argv: &argv,
-        env: &env,
-        stdio: [Some(out.as_fd()), Some(err.as_fd()), Some(says_ready.as_fd())],
-        preserve: 0,
-        keep: &[],
-        namespaces: Kinds::NONE,
-        cgroup: None,
-        tasks: &[],
-        pid_namespace: None,
-        user_namespace: None,
-        gate: None,
-        session: true,
-    })
+    let mut child = spawn(
+        &clone::Program { image: image.as_fd(), argv: &argv, env: &env },
+        &Spawn {
+            stdio: [Some(out.as_fd()), Some(err.as_fd()), Some(says_ready.as_fd())],
+            preserve: 0,
+            keep: &[],
+            namespaces: Kinds::NONE,
+            cgroup: None,
+            tasks: &[],
+            pid_namespace: None,
+            user_namespace: None,
+            gate: None,
+            session: true,
+        },
+    )
     .map_err(os(path))?;
     child.executed().map_err(os(path))?;
     drop((out, err, says_ready));

@@ -10,11 +10,11 @@ use crated_types::{Error, Result};
 use prost::Message;
 use prost_types::Any;
 use serde_json::{Value, json};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -137,6 +137,17 @@ pub(crate) struct Shim {
 impl Shim {
     /// Starts a shim whose container is made of `spec`.
     pub(crate) async fn start(what: &str, change: impl FnOnce(&mut Value), args: &[&str]) -> (Self, Events) {
+        static SEALED: LazyLock<OwnedFd> = LazyLock::new(|| crated_sys::program::sealed(Path::new(PROGRAM)).unwrap());
+        Self::start_program(&format!("/proc/self/fd/{}", SEALED.as_raw_fd()), what, change, args).await
+    }
+
+    /// The same from the program's file, as somebody might who is neither our daemon nor containerd.
+    pub(crate) async fn start_program(
+        program: &str,
+        what: &str,
+        change: impl FnOnce(&mut Value),
+        args: &[&str],
+    ) -> (Self, Events) {
         let dir = tempfile::Builder::new().prefix("shim").tempdir().unwrap();
         let id = unique(what);
         let bundle = dir.path().join("bundle");
@@ -149,7 +160,7 @@ impl Shim {
         let socket = dir.path().join("s");
         let listener: OwnedFd = std::os::unix::net::UnixListener::bind(&socket).unwrap().into();
         let log = std::fs::File::create(bundle.join("log")).unwrap();
-        let child = Command::new(PROGRAM)
+        let child = Command::new(program)
             .args(["-namespace", "test", "-id", &id, "-address", "/none", "-debug", "-bundle"])
             .arg(&bundle)
             .arg("serve")

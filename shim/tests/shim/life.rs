@@ -1,6 +1,6 @@
 //! States, exits, signals, execs and what outlives whom.
 
-use crate::harness::{Events, Shim, soon};
+use crate::harness::{Events, PROGRAM, Shim, soon};
 use crated_api::containerd::events::TaskExit;
 use crated_api::containerd::task::v3 as api;
 use crated_api::containerd::v1::types::Status;
@@ -8,6 +8,8 @@ use crated_types::{Code, Fault};
 use prost::Message;
 use prost_types::Any;
 use serde_json::json;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 #[tokio::test]
 async fn a_container_lives_and_leaves_nothing() {
@@ -100,6 +102,36 @@ async fn a_created_container_can_be_deleted() {
     assert_eq!(shim.delete("").await.unwrap().exit_status, 137);
     assert_eq!(events.topics(3).await, ["/tasks/create", "/tasks/exit", "/tasks/delete"]);
     shim.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_waits_at_a_gate_is_closed_to_all_but_its_start() {
+    use crated_sys::OFlag;
+    // A copy of the shim where that is sealed, a fresh program else.
+    for sealed in [true, false] {
+        let (shim, _events) = match sealed {
+            true => Shim::start("gate", |_| {}, &["sleep", "1000"]).await,
+            false => Shim::start_program(PROGRAM, "gate", |_| {}, &["sleep", "1000"]).await,
+        };
+        let pid = shim.create("stdin=none").await;
+        let proc = Path::new("/proc").join(pid.to_string());
+        let comm = std::fs::read_to_string(proc.join("comm")).unwrap();
+        assert_eq!(comm == "crated-init\n", sealed, "{comm}");
+        let exe = crated_sys::fs::open(&proc.join("exe"), OFlag::O_RDONLY, 0).unwrap();
+        assert!(crated_sys::memfd::is_sealed(exe.as_fd()), "nobody inside can write to what it runs");
+        let open: Vec<String> = std::fs::read_dir(proc.join("fd"))
+            .unwrap()
+            .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap().display().to_string())
+            .collect();
+        let count = |what: &str| open.iter().filter(|link| link.starts_with(what)).count();
+        assert_eq!((count("socket:"), count("anon_inode:[event")), (1, 0), "{open:?}");
+        assert!(!open.iter().any(|link| link.contains("out.json")), "{open:?}");
+        shim.run().await;
+        shim.kill("", 9).await.unwrap();
+        assert_eq!(shim.wait("").await, 137);
+        shim.delete("").await.unwrap();
+        shim.shutdown().await;
+    }
 }
 
 #[tokio::test]
@@ -258,7 +290,7 @@ async fn what_a_killed_shim_leaves_is_removed() {
     let init = crated_sys::pidfd::open(pid as i32).unwrap();
     shim.child.kill().unwrap();
     shim.child.wait().unwrap();
-    let output = std::process::Command::new(crate::harness::PROGRAM)
+    let output = std::process::Command::new(PROGRAM)
         .args(["-namespace", "test", "-address", "/none", "-id", &shim.id, "-bundle"])
         .arg(shim.bundle())
         .arg("delete")
@@ -269,7 +301,7 @@ async fn what_a_killed_shim_leaves_is_removed() {
     let response = api::DeleteResponse::decode(output.stdout.as_slice()).unwrap();
     assert_eq!((response.pid, response.exit_status), (pid, 137));
     assert!(response.exited_at.is_some());
-    assert!(crated_sys::poll::readable(std::os::fd::AsFd::as_fd(&init), Some(crate::harness::LONG)).unwrap());
+    assert!(crated_sys::poll::readable(init.as_fd(), Some(crate::harness::LONG)).unwrap());
     shim.no_cgroups();
 }
 

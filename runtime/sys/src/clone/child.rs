@@ -13,6 +13,7 @@ pub(super) struct Prepared<'a> {
     pub(super) argv: *const *const c_char,
     pub(super) env: *const *const c_char,
     pub(super) stdio: [i32; 3],
+    /// In ascending order.
     pub(super) keep: &'a [i32],
     pub(super) preserve: i32,
     pub(super) tasks: &'a [i32],
@@ -62,6 +63,22 @@ fn split(words: [u8; 8]) -> (u32, i32) {
 /// # Safety
 /// To be called only in a fresh child of [`super::clone`]; the pointers in `p` must be null-terminated arrays of C strings.
 pub(super) unsafe fn run(p: &Prepared<'_>) -> ! {
+    // SAFETY: as said above; the strings were prepared by the parent.
+    unsafe {
+        arrive(p);
+        if p.image >= 0 {
+            check(p, 9, libc::syscall(libc::SYS_execveat, p.image, c"".as_ptr(), p.argv, p.env, libc::AT_EMPTY_PATH));
+        }
+        exit()
+    }
+}
+
+/// Takes the child to its cgroups, namespaces, ids, standard streams and session. All its descriptors from 3 on go with an
+/// execve, but for those that it keeps.
+///
+/// # Safety
+/// As for [`run`].
+pub(super) unsafe fn arrive(p: &Prepared<'_>) {
     // SAFETY: each call below takes numbers or memory that the parent prepared and that was copied to us.
     unsafe {
         if p.away >= 0 {
@@ -83,9 +100,6 @@ pub(super) unsafe fn run(p: &Prepared<'_>) -> ! {
             if n == 0 {
                 exit();
             }
-        }
-        if p.image < 0 {
-            exit();
         }
         if p.become_root {
             check(p, 4, libc::syscall(libc::SYS_setresgid, 0, 0, 0));
@@ -109,9 +123,24 @@ pub(super) unsafe fn run(p: &Prepared<'_>) -> ! {
         }
         let nothing = 0u64;
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const nothing, 0usize, 8usize);
-        check(p, 9, libc::syscall(libc::SYS_execveat, p.image, c"".as_ptr(), p.argv, p.env, libc::AT_EMPTY_PATH));
-        exit()
     }
+}
+
+/// Does what execve would to descriptors. The one for failures goes, too, which tells the parent that we are here.
+///
+/// # Safety
+/// As for [`run`]; whoever owned one of the others must not be dropped any more.
+pub(super) unsafe fn close_others(p: &Prepared<'_>) {
+    let mut from = 3 + p.preserve;
+    for fd in p.keep {
+        if *fd > from {
+            // SAFETY: numbers only.
+            unsafe { libc::syscall(libc::SYS_close_range, from as u32, (*fd - 1) as u32, 0u32) };
+        }
+        from = from.max(fd + 1);
+    }
+    // SAFETY: numbers only.
+    unsafe { libc::syscall(libc::SYS_close_range, from as u32, u32::MAX, 0u32) };
 }
 
 /// In a joined user namespace: a second clone makes the namespaces that belong to it. Only the new process returns.
@@ -158,7 +187,7 @@ unsafe fn tell(p: &Prepared<'_>, call: u32, value: i32) {
 
 /// # Safety
 /// Ends the process; only for the child.
-unsafe fn exit() -> ! {
+pub(super) unsafe fn exit() -> ! {
     loop {
         // SAFETY: exit_group does not return.
         unsafe { libc::syscall(libc::SYS_exit_group, 127) };
