@@ -1,13 +1,14 @@
 //! Attaching containers to a bridge: ours against Debian's CNI plugins, alone and eight at once, with others present, with
 //! published ports. Everything happens in a network namespace of the bench's own, over records on the disk.
 
-use crate::series::{Table, Unit, millis};
+use crate::series::{Contestant, Table, Unit, millis};
 use crate::{Bench, installed};
-use crated_core::network::{Netns, NetworkSpec, PoolSpec, Protocol, Publish, Wanted, Wish};
+use crated_core::network::{self, NetworkSpec, PoolSpec, Protocol, Publish, Wanted, Wish};
 use crated_core::{MetadataStore, Networks};
 use crated_net::{Config, Service};
-use crated_store::{Metadata, Options};
+use crated_store::Metadata;
 use crated_sys::namespace::{self, Kinds};
+use crated_tests::{Daemon, Netns, Options, true_archive};
 use crated_types::{Actor, ContainerId, Namespace, Scope};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
     if !installed("nft") {
         return Ok(());
     }
+    lives(bench, table);
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| -> anyhow::Result<()> {
             namespace::unshare(Kinds::NETWORK)?;
@@ -42,6 +44,20 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
         });
         thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the bench of networks panicked")))
     })
+}
+
+/// What the bridge adds to a whole life.
+fn lives(bench: &Bench, table: &mut Table) {
+    let daemon = Daemon::with(Options { netns: Some(Netns::new()), ..Options::default() });
+    daemon.ctl_with(&["load"]).input(true_archive(&bench.program, "true:1")).run().ok();
+    let run = |network| drop(daemon.ctl(&["run", "--rm", "--network", network, "true:1", "/bin/true"]).ok());
+    let contestants: Vec<Contestant<'_>> = vec![
+        ("none", Box::new(|| run("none"))),
+        ("bridge", Box::new(|| run("bridge"))),
+        ("host", Box::new(|| run("host"))),
+    ];
+    table.race("network: run --rm true, by its network", bench.effort.rounds, contestants);
+    daemon.finish();
 }
 
 /// The service and the plugins.
@@ -69,7 +85,7 @@ fn netns() -> anyhow::Result<OwnedFd> {
 impl Rig {
     fn new(bench: &Bench) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let (metadata, _) = Metadata::open(&bench.folder.path().join("network"), Options::default())?;
+        let (metadata, _) = Metadata::open(&bench.folder.path().join("network"), crated_store::Options::default())?;
         let metadata: Arc<dyn MetadataStore> = metadata;
         let config = Config { id: "benchbenchbe".into(), ..Config::default() };
         let service = Service::new(Arc::clone(&metadata), config, tokio_util::task::TaskTracker::new());
@@ -98,7 +114,7 @@ impl Rig {
         let number = self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let id = ContainerId::new(&format!("b{number}"))?;
         let fd = netns()?;
-        let handle = Netns { fd: fd.try_clone()?, path: String::new() };
+        let handle = network::Netns { fd: fd.try_clone()?, path: String::new() };
         let wanted = Wanted { network: "bench".into(), ..Wanted::default() };
         let wish = Wish {
             container: id.clone(),
@@ -205,22 +221,22 @@ impl Rig {
             host_ports: (number, number),
         };
         let case = "network: attach + detach with a published port";
-        let measured = |name: &str, table: &mut Table| -> anyhow::Result<()> {
-            let times = (0..rounds).map(|_| self.cycle(&[port(9999)])).collect::<anyhow::Result<Vec<_>>>()?;
-            table.add(case, name, Unit::Time, times);
-            Ok(())
-        };
-        measured("no others", table)?;
+        let measured = || (0..rounds).map(|_| self.cycle(&[port(9999)])).collect::<anyhow::Result<Vec<_>>>();
+        let mut without = measured()?;
         let mut held = Vec::new();
         for batch in 0..many {
             let first = 10_000 + batch * PORTS_EACH;
             let ports: Vec<_> = (first..first + PORTS_EACH).map(port).collect();
             held.push(self.attach(&ports)?);
         }
-        measured(&format!("{} others", u32::from(many) * u32::from(PORTS_EACH)), table)?;
+        let with = measured()?;
         for (id, fd, _) in held {
             self.detach(&id, fd)?;
         }
+        // Once more without, so that a machine that grows slower or faster says so in both.
+        without.extend(measured()?);
+        table.add(case, "no others", Unit::Time, without);
+        table.add(case, &format!("{} others", u32::from(many) * u32::from(PORTS_EACH)), Unit::Time, with);
         let ports: Vec<_> = (20_000..20_500).map(port).collect();
         let times = (0..rounds.min(20)).map(|_| self.cycle(&ports)).collect::<anyhow::Result<Vec<_>>>()?;
         table.add("network: attach + detach with 500 published ports", "crated", Unit::Time, times);

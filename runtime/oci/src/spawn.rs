@@ -8,6 +8,7 @@ use std::{
 };
 
 use crated_sys::{
+    Errno,
     clone::{Child, Gate, Program, Spawn, fork, spawn},
     fs, memfd, mount,
     mount::{Change, Depth, MsFlags},
@@ -82,21 +83,14 @@ fn start(launch: &mut Launch<'_>) -> Result<(Child, OwnedFd)> {
     let step = || "start init".to_owned();
     let (ours, theirs) = socket::packet_pair().step(step)?;
     let (ours, theirs) = (fs::duplicate(ours.as_fd()).step(step)?, fs::duplicate(theirs.as_fd()).step(step)?);
-    let here = program::is_sealed() && process::is_single_threaded();
-    let (mut work, mut written) = (std::mem::take(&mut launch.work), None);
-    if !here {
-        let bytes = postcard::to_stdvec(&work).map_err(|e| OciError::Protocol(e.to_string()))?;
-        let file = memfd::with_bytes("init-work", &bytes).step(step)?;
-        written = Some(fs::duplicate(file.as_fd()).step(step)?);
-    }
+    let mut work = std::mem::take(&mut launch.work);
     let tasks = launch.cgroup.join_files()?;
     let tasks: Vec<BorrowedFd<'_>> = tasks.iter().map(AsFd::as_fd).collect();
     let mut keep: Vec<BorrowedFd<'_>> = launch.keep.iter().map(AsFd::as_fd).collect();
     keep.push(theirs.as_fd());
-    keep.extend(written.as_ref().map(AsFd::as_fd));
     let mapped = Kinds(launch.namespaces).contains(Kinds::USER);
     let [stdin, stdout, stderr] = &launch.stdio;
-    let request = Spawn {
+    let mut request = Spawn {
         stdio: [stdin, stdout, stderr].map(|fd| fd.as_ref().map(AsFd::as_fd)),
         keep: &keep,
         preserve: launch.preserve,
@@ -108,16 +102,22 @@ fn start(launch: &mut Launch<'_>) -> Result<(Child, OwnedFd)> {
         gate: mapped.then_some(Gate { wait: theirs.as_fd(), open: ours.as_fd() }),
         session: true,
     };
-    let child = match &written {
-        None => fork(&request, &mut || init::go_on(theirs.as_raw_fd(), std::mem::take(&mut work))),
-        Some(written) => {
-            let word = |text: String| CString::new(text).expect("numbers and fixed words hold no NUL");
-            let numbers = [&theirs, written].map(|fd| fd.as_raw_fd().to_string());
-            let [control, written] = numbers;
-            let argv = ["crated-init".to_owned(), "init".to_owned(), control, written].map(word);
-            spawn(&Program { image: launch.program, argv: &argv, env: &[] }, &request)
+    if program::is_sealed() {
+        let copy = fork(&request, &mut || init::go_on(theirs.as_raw_fd(), std::mem::take(&mut work)));
+        match copy {
+            Err(error) if error.errno == Errno::EBUSY => {}
+            other => return Ok((other.step(step)?, ours)),
         }
-    };
+    }
+    let written = postcard::to_stdvec(&work).map_err(|e| OciError::Protocol(e.to_string()))?;
+    let written = memfd::with_bytes("init-work", &written).step(step)?;
+    let written = fs::duplicate(written.as_fd()).step(step)?;
+    let with_work: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([written.as_fd()]).collect();
+    request.keep = &with_work;
+    let word = |text: String| CString::new(text).expect("numbers and fixed words hold no NUL");
+    let [control, written] = [&theirs, &written].map(|fd| fd.as_raw_fd().to_string());
+    let argv = ["crated-init".to_owned(), "init".to_owned(), control, written].map(word);
+    let child = spawn(&Program { image: launch.program, argv: &argv, env: &[] }, &request);
     Ok((child.step(step)?, ours))
 }
 

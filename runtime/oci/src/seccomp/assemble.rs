@@ -90,15 +90,79 @@ fn search(table: &Table, default: Action, offset: u32) -> Vec<Instruction> {
     tree(&ranges, default, offset)
 }
 
+/// Instructions that a short jump can pass.
+const SHORT: usize = u8::MAX as usize;
+
+/// Finds the range of the number by halves. What is short enough shares its returns, behind it: the kernel's work for a filter
+/// goes with its length.
 fn tree(ranges: &[(u32, &Verdict)], default: Action, offset: u32) -> Vec<Instruction> {
     if let [(_, verdict)] = ranges {
         return leaf(verdict, default);
+    }
+    let mut block = Block { code: Vec::new(), default, offset, returns: Vec::new() };
+    block.add(ranges);
+    if let Some(code) = block.closed() {
+        return code;
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
     let mut code = Vec::new();
     let (first, last) = (tree(low, default, offset), tree(high, default, offset));
     branch(&mut code, JUMP_GREATER_OR_EQUAL, high[0].0 + offset, first, last);
     code
+}
+
+/// Branches and rules, with the places of jumps to a return that is not written yet: instruction, whether of its `jt`, action.
+struct Block {
+    code: Vec<Instruction>,
+    default: Action,
+    offset: u32,
+    returns: Vec<(usize, bool, Action)>,
+}
+
+impl Block {
+    /// Adds the search of one of these ranges.
+    fn add(&mut self, ranges: &[(u32, &Verdict)]) {
+        if let [(_, verdict)] = ranges {
+            self.code.extend(leaf(verdict, self.default));
+            return;
+        }
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        let at = self.code.len();
+        self.code.push(plain(JUMP_GREATER_OR_EQUAL, high[0].0 + self.offset));
+        for (half, taken) in [(low, false), (high, true)] {
+            if let [(_, Verdict::Always(action))] = half {
+                self.returns.push((at, taken, *action));
+                continue;
+            }
+            // Too far is noticed at the end.
+            let distance = u8::try_from(self.code.len() - at - 1).unwrap_or(u8::MAX);
+            if taken {
+                self.code[at].jt = distance;
+            } else {
+                self.code[at].jf = distance;
+            }
+            self.add(half);
+        }
+    }
+
+    /// The code with its returns; nothing where a jump would be too long.
+    fn closed(mut self) -> Option<Vec<Instruction>> {
+        let mut actions: Vec<Action> = Vec::new();
+        for (at, taken, action) in std::mem::take(&mut self.returns) {
+            let place = actions.iter().position(|known| *known == action).unwrap_or_else(|| {
+                actions.push(action);
+                actions.len() - 1
+            });
+            let distance = u8::try_from(self.code.len() + place - at - 1).ok()?;
+            if taken {
+                self.code[at].jt = distance;
+            } else {
+                self.code[at].jf = distance;
+            }
+        }
+        self.code.extend(actions.into_iter().map(|action| plain(RETURN, action)));
+        (self.code.len() <= SHORT).then_some(self.code)
+    }
 }
 
 fn leaf(verdict: &Verdict, default: Action) -> Vec<Instruction> {

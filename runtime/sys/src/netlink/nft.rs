@@ -13,7 +13,7 @@ const NEW_ELEMENT: u16 = 12;
 const GET_ELEMENT: u16 = 13;
 const DEL_ELEMENT: u16 = 14;
 /// Since Linux 6.3: as DEL_ELEMENT, and what is not there is no error.
-const DESTROY_ELEMENT: u16 = 34;
+const DESTROY_ELEMENT: u16 = 30;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const INET: u8 = 1;
@@ -41,12 +41,14 @@ pub struct Element {
 pub struct Nft {
     socket: Socket,
     table: String,
+    /// The kernel has DESTROY_ELEMENT. To be refused costs: an aborted transaction waits for all readers of the rules.
+    destroys: bool,
 }
 
 impl Nft {
     /// Opens a socket in the namespace of the calling thread.
     pub fn open(table: &str) -> Result<Self> {
-        Ok(Self { socket: Socket::open(Family::Netfilter, 0)?, table: table.into() })
+        Ok(Self { socket: Socket::open(Family::Netfilter, 0)?, table: table.into(), destroys: true })
     }
 
     /// Whether the table is there.
@@ -71,9 +73,15 @@ impl Nft {
 
     /// Removes elements in one transaction; what is not there is no error.
     pub fn remove(&mut self, elements: &[Element]) -> Result<()> {
-        match self.change(DESTROY_ELEMENT, elements) {
-            Err(error) if matches!(error.errno, Errno::EINVAL | Errno::EOPNOTSUPP) => self.remove_each(elements),
-            Err(error) if error.errno == Errno::ENOENT => Ok(()), // the table is gone, and with it all elements
+        if self.destroys {
+            match self.change(DESTROY_ELEMENT, elements) {
+                Err(error) if matches!(error.errno, Errno::EINVAL | Errno::EOPNOTSUPP) => self.destroys = false,
+                Err(error) if error.errno == Errno::ENOENT => return Ok(()), // the table is gone, and with it all elements
+                done => return done,
+            }
+        }
+        match self.change(DEL_ELEMENT, elements) {
+            Err(error) if error.errno == Errno::ENOENT => self.remove_each(elements),
             done => done,
         }
     }

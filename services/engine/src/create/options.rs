@@ -10,6 +10,7 @@ use crated_types::{ContainerId, Error, Fault, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use super::Wish;
 use super::files::Files;
@@ -253,7 +254,8 @@ pub(super) fn spec(options: Options) -> Result<Vec<u8>> {
 
 /// Takes capabilities out of a process that we have not ourselves and so cannot give ("all" means all of ours, as with docker).
 pub(crate) fn keep_own_capabilities(process: &mut Value) {
-    let own = caps::bounding();
+    static OWN: LazyLock<caps::CapSet> = LazyLock::new(caps::bounding);
+    let own = *OWN;
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
     for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
         set.retain(|name| name.as_str().and_then(caps::number).is_none_or(|number| own.contains(number)));
