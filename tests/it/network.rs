@@ -6,7 +6,7 @@ mod modes;
 mod names;
 mod ports;
 
-use crated_tests::{Daemon, HOST, Netns, Options, World, eventually};
+use crated_tests::{Daemon, HOST, Netns, Options, Run, World, eventually};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;

@@ -300,6 +300,9 @@ pub trait Networks: Send + Sync + fmt::Debug {
     /// [`Networks::detach`], and the record goes, too.
     async fn forget(&self, scope: &Scope, container: &ContainerId) -> Result<Change>;
 
+    /// Gives the record of a container its new name, for the commit that renames it. No attachment: an empty change.
+    async fn rename(&self, scope: &Scope, container: &ContainerId, name: &str) -> Result<Change>;
+
     /// Adds an endpoint; with a namespace (the container runs) the link comes at once.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What a container wants of networks: the modes that people know, what goes with which, and the wish for the port.
 
+mod bandwidth;
 pub(crate) mod plug;
 pub(crate) mod verbs;
 
@@ -94,6 +95,9 @@ pub(crate) fn normalize(config: &mut ContainerConfig, default: &str) -> Result<V
             alone(config)?;
             joined(config)?;
         }
+    }
+    if bandwidth::bandwidth(&config.annotations)?.is_some() && !matches!(mode(config)?, Mode::Cni(_)) {
+        warnings.push(format!("annotations of a bandwidth are for cni:NAME: network {} limits none", config.network));
     }
     check_endpoints(config)?;
     check_names(config)?;

@@ -1,6 +1,7 @@
 //! Update and rename: what can be changed of a container that is there.
 
 use crated_api::crated::engine::v1::{ContainerConfig, RenameRequest, Resources, UpdateRequest};
+use crated_core::network::Change;
 use crated_core::record::Container;
 use crated_core::{Mask, Op, Revision};
 use crated_types::{Error, Fault, Kind, Result, Scope};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use crate::create::resources;
 use crate::engine::Engine;
 use crate::names::check_name;
+use crate::network::plug::kept;
 use crate::record::{NAMES, Named};
 use crate::restart::Policy;
 
@@ -105,11 +107,15 @@ impl Engine {
             engine.check_free(&scope, &name).await?;
             crated_core::fail::point("engine.rename.record")?;
             let key = |name: &str| NAMES.key(scope.namespace.as_str(), name);
-            let with = vec![
+            let config = life.wanted(found.id.as_str())?;
+            let mut with = vec![
                 Op::Expect(key(&name), Revision::ABSENT),
                 NAMES.put(key(&name), &Named { id: found.id.to_string() }),
                 Op::Delete(key(&life.name)),
             ];
+            // What networks show of it is called so from the same commit on.
+            let mut attachment = engine.rename_attachment(&scope, &found.id, &config, &name).await?;
+            with.extend(attachment.iter_mut().flat_map(Change::take));
             let renamed =
                 engine.change_life(&scope.namespace, found.id.as_str(), with, |life| life.name.clone_from(&name)).await;
             match renamed {
@@ -120,7 +126,7 @@ impl Engine {
                 },
                 Err(error) => Err(error),
                 Ok(_) => {
-                    let config = life.wanted(found.id.as_str())?;
+                    kept(attachment);
                     if let Err(error) = engine.renamed(&scope, &found.id, config).await {
                         tracing::warn!(container = %found.id, %error, "the new name was not told to the resolver");
                     }

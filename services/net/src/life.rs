@@ -217,6 +217,22 @@ impl Service {
         }))
     }
 
+    /// Who shows the record shows the name that the container has now.
+    pub(crate) async fn call_it(&self, scope: &Scope, container: &ContainerId, name: &str) -> Result<Change> {
+        let Some((revision, mut attachment)) = self.record(scope.namespace.as_str(), container.as_str()).await? else {
+            return Ok(Change::plain(Vec::new()));
+        };
+        let key = ATTACHMENTS.key(scope.namespace.as_str(), container.as_str());
+        name.clone_into(&mut attachment.name);
+        let ops = vec![Op::Expect(key.clone(), revision), ATTACHMENTS.put(key, &attachment)];
+        let memory = Arc::clone(&self.memory);
+        Ok(Change::new(ops, move |kept| {
+            if kept {
+                memory.changed();
+            }
+        }))
+    }
+
     pub(crate) async fn wanted_record(&self, scope: &Scope, container: &ContainerId) -> Result<(Revision, Attachment)> {
         self.record(scope.namespace.as_str(), container.as_str()).await?.ok_or_else(|| {
             Error::precondition(Kind::Container, container, "has no networks of its own").remedy_is(

@@ -6,12 +6,17 @@ use crated_core::{Op, Revision};
 use crated_types::{Cidr, Error, Fault, Kind, Result, Scope};
 use std::sync::Arc;
 
+use crate::address::Holder;
 use crate::kernel::Uplinks;
 use crate::options::{self, LINK_MAX, Settings};
 use crate::pools::{choose, clash};
 use crate::service::Service;
 
 const NAME_OPTION: &str = "com.docker.network.bridge.name";
+/// Containers of a network in use that its error names.
+const USERS_SHOWN: usize = 8;
+/// Digits of an identifier that people are shown.
+const SHORT: usize = 12;
 
 impl Service {
     pub(crate) async fn make(&self, scope: &Scope, spec: NetworkSpec) -> Result<Network> {
@@ -122,7 +127,9 @@ impl Service {
             return Err(Error::new(Fault::Denied, "is the default network and stays").on(Kind::Network, &network.name));
         }
         let _turn = self.making.lock().await;
-        self.close(&network)?;
+        if let Err(users) = self.close(&network) {
+            return Err(self.in_use(&network, &users).await);
+        }
         let removed = self.drop_records(revision, &network).await;
         self.memory.lock().closing.remove(&network.id);
         removed?;
@@ -142,18 +149,32 @@ impl Service {
         self.metadata.commit(vec![Op::Expect(record.clone(), revision), Op::Delete(record), Op::Delete(name)]).await
     }
 
-    /// From now on nobody can be attached; refused while somebody is.
-    fn close(&self, network: &Network) -> Result<()> {
+    /// From now on nobody can be attached; refused while somebody is, who is named.
+    fn close(&self, network: &Network) -> std::result::Result<(), Vec<Holder>> {
         let mut inner = self.memory.lock();
         if let Some(users) = inner.users.get(&network.id).filter(|users| !users.is_empty()) {
-            let names: Vec<_> = users.iter().take(8).map(|(_, container)| format!("{container:?}")).collect();
-            let more = if users.len() > 8 { format!(" and {} more", users.len() - 8) } else { String::new() };
-            return Err(Error::new(Fault::InUse, format!("is used by {}{more}", names.join(", ")))
-                .on(Kind::Network, &network.name)
-                .remedy_is("stop or disconnect them first: `cratectl network disconnect`"));
+            return Err(users.iter().cloned().collect());
         }
         inner.closing.insert(network.id.clone());
         Ok(())
+    }
+
+    /// The error for a network with containers on it, by the names that they have now.
+    async fn in_use(&self, network: &Network, users: &[Holder]) -> Error {
+        let mut called = Vec::new();
+        for (namespace, container) in users.iter().take(USERS_SHOWN) {
+            let short: String = container.chars().take(SHORT).collect();
+            let record = self.record(namespace, container).await.ok().flatten();
+            called.push(match record.map(|(_, attachment)| attachment.name).filter(|name| !name.is_empty()) {
+                Some(name) if name != *container => format!("{name:?} ({short})"),
+                Some(_) | None => format!("{short:?}"),
+            });
+        }
+        let more = users.len().saturating_sub(USERS_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Error::new(Fault::InUse, format!("is used by {}{more}", called.join(", ")))
+            .on(Kind::Network, &network.name)
+            .remedy_is("stop or disconnect them first: `cratectl network disconnect`")
     }
 
     pub(crate) async fn unmake_unused(&self, scope: &Scope) -> Result<Vec<Network>> {

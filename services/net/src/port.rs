@@ -63,6 +63,10 @@ impl Networks for Service {
         self.unplug(scope, container, true).await
     }
 
+    async fn rename(&self, scope: &Scope, container: &ContainerId, name: &str) -> Result<Change> {
+        self.call_it(scope, container, name).await
+    }
+
     async fn connect(
         &self,
         scope: &Scope,

@@ -43,3 +43,53 @@ fn debians_plugins_attach_a_container_and_let_it_go() {
     assert!(said.status == 125 && said.stderr.contains("no-such-plugin"), "{said:?}");
     daemon.finish();
 }
+
+#[test]
+fn bandwidth_reaches_the_plugin_and_doctor_asks_all_plugins() {
+    let folder = tempfile::tempdir().unwrap();
+    let lists = folder.path().join("net.d");
+    std::fs::create_dir(&lists).unwrap();
+    let list = serde_json::json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [
+        {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipam": {
+            "type": "host-local", "dataDir": folder.path().join("ipam"), "ranges": [[{"subnet": "10.41.0.0/24"}]]}},
+        {"type": "bandwidth", "capabilities": {"bandwidth": true}},
+    ]});
+    std::fs::write(lists.join("10-pods.conflist"), list.to_string()).unwrap();
+    let (world, daemon) = world_with(&format!("cni_config_dir = {:?}\n", lists.display().to_string()), vec![]);
+    let limit = |key: &str, text: &str| format!("kubernetes.io/{key}-bandwidth={text}");
+    let shaped = || world.host.run("tc", &["qdisc", "show"]).ok();
+    serve(&daemon, "free", "hello", &["--network", "cni:pods"]);
+    assert!(!shaped().contains("tbf"), "{}", shaped());
+    let (ingress, egress) = (limit("ingress", "12M"), limit("egress", "34M"));
+    serve(&daemon, "web", "hello", &["--network", "cni:pods", "--annotation", &ingress, "--annotation", &egress]);
+    let rates = shaped();
+    assert!(rates.contains("rate 12Mbit") && rates.contains("rate 34Mbit"), "{rates}");
+    gets(&world.host, "10.41.0.3:80", "hello");
+    let bad = limit("ingress", "fast");
+    daemon
+        .ctl(&["run", "--rm", "--network", "cni:pods", "--annotation", &bad, "bb:1", "true"])
+        .fails(125, "is no bandwidth of 1k to 1P");
+    let said = daemon.ctl(&["run", "--rm", "--annotation", &ingress, "bb:1", "true"]);
+    assert!(said.status == 0 && said.stderr.contains("limits none"), "{said:?}");
+
+    // Version 1.1.1 of the plugin panics in the CHECK of a container that has no limit.
+    daemon.ctl(&["rm", "-f", "free"]).ok();
+    serve(&daemon, "whole", "hello", &["--network", "cni:pods", "--annotation", &ingress]);
+    // CHECK finds nothing, and then what is missing, of the container that misses it.
+    assert_eq!(daemon.ctl(&["doctor", "network"]).ok(), "networks: nothing is wrong\n");
+    let pid = daemon.container_pid("web").to_string();
+    Run::new("nsenter", &["-t", &pid, "-n", "ip", "addr", "flush", "dev", "eth0"]).run().ok();
+    let said = daemon.ctl(&["doctor", "network"]);
+    let id = &daemon.id("web")[..12];
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(
+        said.stdout.contains(&format!("container web ({id}), cni:pods: plugin \"bridge\": CNI CHECK: ")),
+        "{said:?}"
+    );
+    assert!(said.stdout.contains("cratectl restart web") && !said.stdout.contains("container whole"), "{said:?}");
+    daemon.ctl(&["restart", "-t", "0", "web"]).ok();
+    assert_eq!(daemon.ctl(&["doctor", "network"]).ok(), "networks: nothing is wrong\n");
+    daemon.ctl(&["rm", "-f", "web", "whole"]).ok();
+    eventually("the plugin lets go", || (!shaped().contains("tbf")).then_some(()));
+    daemon.finish();
+}

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn containers_find_one_another_by_name() {
-    let (world, daemon) = world();
+    let (world, mut daemon) = world();
     let asked = resolver(&world);
     daemon.ctl(&["network", "create", "--subnet", "10.20.0.0/24", "own"]).ok();
     serve(&daemon, "web", "hello", &["--network", "own", "--network-alias", "www"]);
@@ -37,6 +37,27 @@ fn containers_find_one_another_by_name() {
     daemon.ctl(&["rename", "web", "shop"]).ok();
     wgets(&daemon, "client", "http://shop/", "hello");
     assert_eq!(wget(&daemon, "client", "http://web/"), None);
+    // So it is shown, also by a daemon that comes back, and after a restart of the container.
+    let shown = |daemon: &Daemon| {
+        let id = daemon.id("shop");
+        let network: serde_json::Value =
+            serde_json::from_str(&daemon.ctl(&["network", "inspect", "own"]).ok()).unwrap();
+        assert_eq!(network[0]["Containers"][&id]["Name"], "shop", "{network}");
+        let called = daemon
+            .ctl(&["inspect", "--format", "{{json (index .NetworkSettings.Networks \"own\").DNSNames}}", "shop"])
+            .ok();
+        assert!(called.contains("\"shop\"") && !called.contains("\"web\""), "{called}");
+        let refused = daemon.ctl(&["network", "rm", "own"]).fails(1, "is used by");
+        assert!(refused.contains(&format!("\"shop\" ({})", &id[..12])) && !refused.contains(&id), "{refused}");
+    };
+    shown(&daemon);
+    daemon.kill();
+    daemon.restart();
+    shown(&daemon);
+    daemon.ctl(&["restart", "-t", "0", "shop"]).ok();
+    wgets(&daemon, "client", "http://shop/", "hello");
+    assert_eq!(wget(&daemon, "client", "http://web/"), None);
+    shown(&daemon);
     let report: serde_json::Value =
         serde_json::from_str(&daemon.ctl(&["network", "inspect", "--verbose", "own"]).ok()).unwrap();
     assert!(report[0]["Resolver"]["counters"]["own"].as_u64().unwrap() > 4, "{report}");

@@ -2,7 +2,7 @@
 //! the task's making and its start, and all of it back at the end.
 
 use crated_api::crated::engine::v1::ContainerConfig;
-use crated_core::network::{Attachment, Change, Netns, Networks, Phase, Running, Wish};
+use crated_core::network::{Attachment, Change, Finding, Netns, Networks, Phase, Running, Wish};
 use crated_core::resolv::Resolv;
 use crated_core::{Capabilities, Cni, CniAttachment, CniDns, CniResult, Named, PortMapping, ProcessStatus};
 use crated_types::{ContainerId, Error, Fault, Namespace, Result, Scope};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::{Mode, mode, publish, wanted};
 use crate::engine::{Engine, blocking};
 use crate::files::{self, Surroundings, address};
+use crate::names::short;
 use crate::record::LIVES;
 
 /// Name of the first link in a container.
@@ -51,6 +52,20 @@ impl Engine {
         match wish {
             Some(wish) => self.networks()?.configure(scope, wish).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// The record of a container gets its new name, for the commit that renames it.
+    pub(crate) async fn rename_attachment(
+        &self,
+        scope: &Scope,
+        id: &ContainerId,
+        config: &ContainerConfig,
+        name: &str,
+    ) -> Result<Option<Change>> {
+        match (mode(config)?, &self.deps.networks) {
+            (Mode::Attached, Some(networks)) => networks.rename(scope, id, name).await.map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -288,15 +303,43 @@ impl Engine {
 
     async fn collect_cni(&self) -> Result<()> {
         let Some(cni) = &self.deps.cni else { return Ok(()) };
-        let mut valid = Vec::new();
+        let running = self.running_with_plugins().await?;
+        let valid: Vec<_> = running.into_iter().map(|(_, id, _)| (id.to_string(), INTERFACE.to_owned())).collect();
+        cni.gc(&valid).await.map(drop)
+    }
+
+    /// Containers of networks of plugins that have a task, with their names.
+    async fn running_with_plugins(&self) -> Result<Vec<(Namespace, ContainerId, String)>> {
+        let mut running = Vec::new();
         for (key, _, life) in LIVES.list(&*self.deps.metadata, &LIVES.prefix("")).await? {
-            let Some((_, id)) = LIVES.parts(&key) else { continue };
+            let Some((namespace, id)) = LIVES.parts(&key) else { continue };
             let of_plugins = life.wanted(id).is_ok_and(|config| matches!(mode(&config), Ok(Mode::Cni(_))));
             if of_plugins && life.has_task() {
-                valid.push((id.to_owned(), INTERFACE.to_owned()));
+                running.push((Namespace::new(namespace)?, ContainerId::new(id)?, life.name));
             }
         }
-        cni.gc(&valid).await.map(drop)
+        Ok(running)
+    }
+
+    /// CHECK for every container of plugins that runs: what they find missing.
+    pub(crate) async fn check_cni(&self) -> Result<Vec<Finding>> {
+        let Some(cni) = &self.deps.cni else { return Ok(Vec::new()) };
+        let mut findings = Vec::new();
+        for (namespace, id, name) in self.running_with_plugins().await? {
+            for (attachment, _) in cni.remembered(id.as_str()).await? {
+                let Err(error) = cni.check(&attachment).await else { continue };
+                // It may have ended meanwhile: then there is nothing to miss.
+                let runs = self.life(&namespace, id.as_str()).await?.is_some_and(|life| life.has_task());
+                if runs && !cni.remembered(id.as_str()).await?.is_empty() {
+                    findings.push(Finding {
+                        subject: format!("container {name} ({}), cni:{}", short(id.as_str()), attachment.network),
+                        what: error.to_string(),
+                        remedy: format!("mend what the plugin names, or attach it anew: `cratectl restart {name}`"),
+                    });
+                }
+            }
+        }
+        Ok(findings)
     }
 }
 
@@ -307,7 +350,8 @@ fn named(attachment: &Attachment, name: String, config: &ContainerConfig) -> Nam
 
 /// What a container wants of plugins, by their conventions.
 fn cni_attachment(id: &ContainerId, name: &str, config: &ContainerConfig, netns: String) -> Result<CniAttachment> {
-    let mut capabilities = Capabilities::default();
+    let bandwidth = super::bandwidth::bandwidth(&config.annotations)?;
+    let mut capabilities = Capabilities { bandwidth, ..Capabilities::default() };
     for port in &config.publish {
         let port = publish(port)?;
         let (first, last) = port.host_ports;
@@ -392,6 +436,10 @@ mod tests {
             (&["10.0.0.2".to_owned()][..], "tcp")
         );
         assert_eq!(wish.capabilities.dns.unwrap().servers, ["9.9.9.9"]);
+        assert_eq!(wish.capabilities.bandwidth, None);
+        config.annotations.insert("kubernetes.io/egress-bandwidth".into(), "2M".into());
+        let limits = cni_attachment(&id, "x", &config, "/n".into()).unwrap().capabilities.bandwidth.unwrap();
+        assert_eq!((limits.ingress_rate, limits.egress_rate), (0, 2_000_000));
         config.publish[0].host_port = 0;
         assert!(cni_attachment(&id, "x", &config, String::new()).is_err());
     }

@@ -180,6 +180,7 @@ impl Engine {
                 remedy: "look who has the port: `ss -lnup sport = 53`".into(),
             }));
         }
+        findings.extend(self.check_cni().await?);
         let told = |finding: crated_core::network::Finding| NetworkFinding {
             subject: finding.subject,
             what: finding.what,
