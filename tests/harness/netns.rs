@@ -31,6 +31,16 @@ impl Netns {
         Self(Arc::new(made.join().expect("a thread of a namespace")))
     }
 
+    /// The one of a process, e.g. of a container's.
+    ///
+    /// # Panics
+    /// Where the process has gone.
+    #[must_use]
+    pub fn of(pid: i32) -> Self {
+        let path = format!("/proc/{pid}/ns/net");
+        Self(Arc::new(open(Path::new(&path)).unwrap_or_else(|error| panic!("{path}: {error}"))))
+    }
+
     /// Does something on a thread in it; programs that it starts stay there.
     ///
     /// # Panics

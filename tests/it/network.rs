@@ -2,6 +2,7 @@
 
 mod cni;
 mod crash;
+mod families;
 mod modes;
 mod names;
 mod ports;

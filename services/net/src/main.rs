@@ -39,6 +39,15 @@ fn arguments() -> Option<Arguments> {
     Some(Arguments { socket: socket?, root: root?, resolv_conf: resolv_conf? })
 }
 
+/// Ports and flows are a file each, thousands of them: as many as we may open.
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it was");
+    }
+}
+
 fn serve() -> std::io::Result<()> {
     let Some(arguments) = arguments() else {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("usage: {USAGE}")));
@@ -53,6 +62,7 @@ fn serve() -> std::io::Result<()> {
         .init();
     // No folder is kept busy by us.
     std::env::set_current_dir("/")?;
+    more_files();
     let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(listener, arguments))
 }

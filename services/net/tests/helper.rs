@@ -212,3 +212,45 @@ fn a_helper_that_cannot_be_started_is_told_with_its_remedy() {
         assert!(error.to_string().contains("none") && error.remedy().is_some(), "{error}");
     });
 }
+
+#[test]
+fn more_ports_are_held_than_the_daemon_may_open_files() {
+    const NOFILE: u32 = 7;
+    in_host(|| async {
+        let (soft, hard) = crated_sys::process::limit(0, NOFILE).unwrap();
+        let folder = place();
+        let (helper, _owner) = daemon(folder.path());
+        crated_sys::process::set_limit(0, NOFILE, 300, hard).unwrap();
+        let holds: Vec<Hold> = (20_000..20_500).map(hold).collect();
+        let held = helper.change(Change { holds, ..Change::default() }).await;
+        crated_sys::process::set_limit(0, NOFILE, soft, hard).unwrap();
+        held.unwrap();
+        assert_eq!(helper.show().await.unwrap().unwrap().state.holds.len(), 500);
+    });
+}
+
+#[test]
+fn sctp_is_held_where_the_kernel_has_it_and_refused_clearly_elsewhere() {
+    in_host(|| async {
+        let folder = place();
+        let (helper, _owner) = daemon(folder.path());
+        let mut wanted = hold(9000);
+        wanted.port.transport = Transport::Sctp;
+        match helper.change(Change { holds: vec![wanted.clone()], ..Change::default() }).await {
+            Ok(()) => {
+                let other = Hold { owner: "d".into(), ..wanted };
+                let error = helper.change(Change { holds: vec![other], ..Change::default() }).await.unwrap_err();
+                assert_eq!(error.fault(), Fault::InUse);
+                let at: SocketAddr = "127.0.0.1:9000".parse().unwrap();
+                assert!(crated_sys::net::bind(132, at, false).is_err(), "held against the host's own processes");
+            }
+            Err(error) => {
+                assert_eq!(error.fault(), Fault::Unsupported, "{error}");
+                assert!(error.to_string().contains("9000/sctp") && error.remedy().unwrap().contains("modprobe sctp"));
+                let none = crated_sys::net::bind(132, "127.0.0.1:0".parse().unwrap(), false).unwrap_err();
+                assert_eq!(none.errno, crated_sys::Errno::EPROTONOSUPPORT);
+                println!("skip: sctp (not in this kernel)");
+            }
+        }
+    });
+}

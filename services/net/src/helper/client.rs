@@ -1,7 +1,7 @@
 //! The daemon's side: one owner of the connection, which starts the helper at need, tells a new one everything, and keeps in
 //! mind what it was told.
 
-use super::protocol::{Answer, Change, Hold, LINE_MAX, Port, Report, Request, State, VERSION};
+use super::protocol::{Answer, Change, Hold, LINE_MAX, Port, Refused, Report, Request, State, VERSION};
 use crate::names::{Endpoint, Network};
 use crated_types::{Error, Fault, Result};
 use std::collections::BTreeMap;
@@ -234,10 +234,15 @@ impl Owner {
                 self.mirror.apply(change);
                 Ok(())
             }
-            Answer::Taken { port, why, in_use } => {
-                let fault = if in_use { Fault::InUse } else { Fault::Os };
-                Err(Error::new(fault, format!("port {port} of the host cannot be taken: {why}"))
-                    .remedy_is(format!("choose another port, or look who has it: `ss -lntup | grep :{}`", port.port)))
+            Answer::Taken { port, why, fault } => {
+                let what = format!("port {port} of the host cannot be taken: {why}");
+                let look = format!("choose another port, or look who has it: `ss -lntup | grep :{}`", port.port);
+                Err(match fault {
+                    Refused::InUse => Error::new(Fault::InUse, what).remedy_is(look),
+                    Refused::Unsupported => Error::new(Fault::Unsupported, what)
+                        .remedy_is("publish it over tcp or udp, or load what the kernel lacks: `modprobe sctp`"),
+                    Refused::Other => Error::new(Fault::Os, what).remedy_is(look),
+                })
             }
             other => Err(unexpected(&other)),
         }

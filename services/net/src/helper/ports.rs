@@ -1,6 +1,7 @@
 //! Held ports: bound sockets that do not listen, so that no process of the host takes a port that is a container's; and the
-//! one way that cannot be routed: connections to `[::1]` are led on.
+//! one way that cannot be routed: connections and datagrams to `[::1]` are led on.
 
+use super::datagrams::{Flows, Limits, Way};
 use super::protocol::{Hold, Port, Transport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 use std::collections::BTreeMap;
@@ -15,11 +16,13 @@ use tokio::task::JoinHandle;
 
 /// Connections to `[::1]` at a time, over all ports.
 const CONNECTIONS: usize = 1024;
+/// Clients of UDP at a time, over all ports.
+const FLOWS: usize = 4096;
 /// How long a container may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where connections are led; nowhere before the container is attached.
-type Target = Arc<Mutex<Option<SocketAddr>>>;
+pub(super) type Target = Arc<Mutex<Option<SocketAddr>>>;
 
 /// What keeps a port.
 #[derive(Debug)]
@@ -28,14 +31,27 @@ enum Kept {
     Bound { _socket: OwnedFd },
     /// One that listens for `[::1]`, and where it leads.
     Spliced { task: JoinHandle<()>, target: Target },
-    /// The kernel has no such transport or family: nobody else can have it either.
+    /// One that stands there, where it is asked for all addresses, and one for `[::1]` whose datagrams are led on.
+    Datagrams { _socket: Option<OwnedFd>, task: JoinHandle<()>, way: Arc<Way> },
+    /// The kernel has no such family: nobody else can have it either.
     Nobody,
+}
+
+impl Kept {
+    fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Spliced { target, .. } => Some(target),
+            Self::Datagrams { way, .. } => Some(way.target()),
+            Self::Bound { .. } | Self::Nobody => None,
+        }
+    }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Self::Spliced { task, .. } = self {
-            task.abort();
+        match self {
+            Self::Spliced { task, .. } | Self::Datagrams { task, .. } => task.abort(),
+            Self::Bound { .. } | Self::Nobody => {}
         }
     }
 }
@@ -45,11 +61,13 @@ impl Drop for Kept {
 pub(super) struct Ports {
     held: BTreeMap<Port, (Hold, Kept)>,
     places: Arc<Semaphore>,
+    flows: Arc<Semaphore>,
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { held: BTreeMap::new(), places: Arc::new(Semaphore::new(CONNECTIONS)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { held: BTreeMap::new(), places: places(CONNECTIONS), flows: places(FLOWS) }
     }
 }
 
@@ -60,6 +78,15 @@ impl Ports {
 
     pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
         self.held.values().map(|(hold, _)| hold)
+    }
+
+    /// What became of datagrams to `[::1]`, port by port.
+    pub(super) fn flows(&self) -> Vec<Flows> {
+        let led = self.held.iter().filter_map(|(port, (_, kept))| match kept {
+            Kept::Datagrams { way, .. } => Some(way.flows(port.to_string())),
+            Kept::Spliced { .. } | Kept::Bound { .. } | Kept::Nobody => None,
+        });
+        led.collect()
     }
 
     /// Takes all of `holds` or none; the port that could not be had comes with the reason.
@@ -88,7 +115,7 @@ impl Ports {
             if held == hold || hold.splice.is_none() {
                 return Ok(false);
             }
-            if let Kept::Spliced { target, .. } = kept {
+            if let Some(target) = kept.target() {
                 *target.lock().unwrap_or_else(PoisonError::into_inner) = hold.splice;
             }
             *held = hold.clone();
@@ -101,42 +128,65 @@ impl Ports {
 
     fn keep(&self, hold: &Hold) -> io::Result<Kept> {
         let at = SocketAddr::new(hold.port.address, hold.port.port);
-        let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let (kind, protocol) = match hold.port.transport {
-            Transport::Tcp => (SocketType::STREAM, None),
-            Transport::Udp => (SocketType::DGRAM, None),
-            Transport::Sctp => (SocketType::STREAM, Some(ipproto::SCTP)),
-        };
-        let socket = match socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol) {
-            Ok(socket) => socket,
-            Err(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::PROTONOSUPPORT) => return Ok(Kept::Nobody),
-            Err(error) => return Err(error.into()),
-        };
-        if at.is_ipv6() {
-            sockopt::set_ipv6_v6only(&socket, true)?;
-        }
         let loopback = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST].iter().any(|own| at.ip() == *own);
-        let listens = loopback && hold.port.transport == Transport::Tcp;
-        if listens {
-            // Connections of an earlier holder may linger in TIME_WAIT. As this one listens at once, it is nobody else's.
-            sockopt::set_socket_reuseaddr(&socket, true)?;
+        match hold.port.transport {
+            Transport::Tcp if loopback => self.splice(at, hold.splice),
+            Transport::Udp if loopback => self.lead(at, hold.splice),
+            transport => {
+                let Some(socket) = socket(at, transport)? else { return Ok(Kept::Nobody) };
+                Ok(if stand(&socket, at)? { Kept::Bound { _socket: socket } } else { Kept::Nobody })
+            }
         }
-        if hold.port.transport == Transport::Udp {
-            // Nobody reads what strays here: it is not to fill memory.
-            let _ = sockopt::set_socket_recv_buffer_size(&socket, 0);
-        }
-        match bind(&socket, &at) {
-            Err(rustix::io::Errno::ADDRNOTAVAIL) if at.ip() == Ipv6Addr::UNSPECIFIED => return Ok(Kept::Nobody),
-            bound => bound?,
-        }
-        if !listens {
-            return Ok(Kept::Bound { _socket: socket });
+    }
+
+    /// Listens, and leads what comes to `[::1]` on.
+    fn splice(&self, at: SocketAddr, to: Option<SocketAddr>) -> io::Result<Kept> {
+        let Some(socket) = socket(at, Transport::Tcp)? else { return Ok(Kept::Nobody) };
+        // Connections of an earlier holder may linger in TIME_WAIT. As this one listens at once, it is nobody else's.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if !stand(&socket, at)? {
+            return Ok(Kept::Nobody);
         }
         listen(&socket, 128)?;
         let listener = TcpListener::from_std(socket.into())?;
-        let target = Arc::new(Mutex::new(hold.splice));
+        let target = Arc::new(Mutex::new(to));
         let task = tokio::spawn(splice_all(listener, Arc::clone(&target), Arc::clone(&self.places)));
         Ok(Kept::Spliced { task, target })
+    }
+
+    /// Holds a port of UDP, and leads what comes to `[::1]` on. A socket of that address alone hears nothing else, and answers
+    /// come from there; beside one for all addresses it stands by SO_REUSEADDR of both, which is taken back at once: the kernel
+    /// looks at it when somebody binds (udp(7)).
+    fn lead(&self, at: SocketAddr, to: Option<SocketAddr>) -> io::Result<Kept> {
+        let own = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), at.port());
+        let Some(led) = socket(own, Transport::Udp)? else { return Ok(Kept::Nobody) };
+        let held = if at == own {
+            None
+        } else {
+            let Some(held) = socket(at, Transport::Udp)? else { return Ok(Kept::Nobody) };
+            if !stand(&held, at)? {
+                return Ok(Kept::Nobody);
+            }
+            Some(held)
+        };
+        held.iter().chain([&led]).try_for_each(|socket| sockopt::set_socket_reuseaddr(socket, held.is_some()))?;
+        let stands = stand(&led, own);
+        held.iter().chain([&led]).try_for_each(|socket| sockopt::set_socket_reuseaddr(socket, false))?;
+        match (stands, held) {
+            (Ok(true), held) => {
+                let target = Arc::new(Mutex::new(to));
+                let way = Arc::new(Way::new(led.into(), target, Arc::clone(&self.flows), Limits::default())?);
+                let task = tokio::spawn(Arc::clone(&way).lead());
+                Ok(Kept::Datagrams { _socket: held, task, way })
+            }
+            // IPv6, but not on the loopback.
+            (Ok(false), Some(held)) => Ok(Kept::Bound { _socket: held }),
+            (Err(error), Some(held)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                Ok(Kept::Bound { _socket: held })
+            }
+            (Ok(false), None) => Ok(Kept::Nobody),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Lets ports go; one that is not held is no matter.
@@ -150,6 +200,40 @@ impl Ports {
     pub(super) fn replace(&mut self, holds: &[Hold]) -> Vec<(Port, io::Error)> {
         self.held.retain(|port, _| holds.iter().any(|hold| hold.port == *port));
         holds.iter().filter_map(|hold| self.hold_one(hold).err().map(|error| (hold.port, error))).collect()
+    }
+}
+
+/// A socket that does not block; none where the kernel has no such family.
+fn socket(at: SocketAddr, transport: Transport) -> io::Result<Option<OwnedFd>> {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, protocol) = match transport {
+        Transport::Tcp => (SocketType::STREAM, None),
+        Transport::Udp => (SocketType::DGRAM, None),
+        Transport::Sctp => (SocketType::STREAM, Some(ipproto::SCTP)),
+    };
+    let socket = match socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol) {
+        Ok(socket) => socket,
+        Err(rustix::io::Errno::AFNOSUPPORT) => return Ok(None),
+        Err(rustix::io::Errno::PROTONOSUPPORT | rustix::io::Errno::SOCKTNOSUPPORT) => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no such transport"));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if at.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if transport == Transport::Udp && at.ip() != Ipv6Addr::LOCALHOST {
+        // Nobody reads what strays there: it is not to fill memory.
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, 0);
+    }
+    Ok(Some(socket))
+}
+
+/// Binds; false where all of IPv6 is switched off.
+fn stand(socket: &OwnedFd, at: SocketAddr) -> io::Result<bool> {
+    match bind(socket, &at) {
+        Err(rustix::io::Errno::ADDRNOTAVAIL) if at.ip() == Ipv6Addr::UNSPECIFIED => Ok(false),
+        bound => bound.map(|()| true).map_err(Into::into),
     }
 }
 
@@ -248,5 +332,57 @@ mod tests {
         ports.release(&[hold("::", port, "a", None).port]);
         tokio::task::yield_now().await;
         ports.hold(&[hold("::", port, "b", None)]).unwrap();
+    }
+
+    /// A socket of UDP that asks for the address as rudely as it can.
+    fn rude(at: &str) -> io::Result<OwnedFd> {
+        let at: SocketAddr = at.parse().unwrap();
+        let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        bind(&socket, &at)?;
+        Ok(socket)
+    }
+
+    #[tokio::test]
+    async fn datagrams_to_the_loopback_of_ipv6_are_led_on_and_their_port_is_nobody_elses() {
+        if TcpListener::bind("[::1]:0").await.is_err() {
+            eprintln!("skip: no IPv6 on the loopback");
+            return;
+        }
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let target = server.local_addr().unwrap();
+        for address in ["::", "::1"] {
+            let number = tokio::net::UdpSocket::bind("[::]:0").await.unwrap().local_addr().unwrap().port();
+            let mut wanted = hold(address, number, "a", None);
+            wanted.port.transport = Transport::Udp;
+            let mut ports = Ports::default();
+            ports.hold(&[wanted.clone()]).unwrap();
+            assert!(rude(&format!("[::1]:{number}")).is_err(), "{address}");
+            assert!(rude(&format!("[::]:{number}")).is_err(), "{address}");
+            let client = tokio::net::UdpSocket::bind("[::1]:0").await.unwrap();
+            client.connect(("::1", number)).await.unwrap();
+            client.send(b"before anybody is there").await.unwrap();
+            while ports.flows()[0].dropped == 0 {
+                tokio::task::yield_now().await;
+            }
+            ports.hold(&[Hold { splice: Some(target), ..wanted.clone() }]).unwrap();
+            client.send(b"ping").await.unwrap();
+            let mut buffer = [0; 64];
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..length], b"ping");
+            server.send_to(b"pong", from).await.unwrap();
+            assert_eq!(client.recv(&mut buffer).await.unwrap(), 4, "a connected client takes answers of [::1] only");
+            let flows = ports.flows().remove(0);
+            assert_eq!((flows.open, flows.to_container, flows.to_clients), (1, 1, 1), "{flows:?}");
+            ports.release(&[wanted.port]);
+            tokio::task::yield_now().await;
+            rude(&format!("[::1]:{number}")).expect("let go");
+            // A socket that somebody has, however friendly, is a taken port.
+            let other = rude(&format!("[::1]:{number}")).unwrap();
+            assert_eq!(ports.hold(&[wanted.clone()]).unwrap_err().1.kind(), io::ErrorKind::AddrInUse);
+            drop(other);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The helper's life: requests of daemons, one after another; names and ports beside them.
 
 use super::ports::Ports;
-use super::protocol::{Answer, Change, LINE_MAX, Report, Request, State, VERSION};
+use super::protocol::{Answer, Change, LINE_MAX, Refused, Report, Request, State, VERSION};
 use crate::names::{Listening, Network, Server};
 use std::collections::BTreeMap;
 use std::io;
@@ -158,7 +158,8 @@ impl Helper {
                     holds: inner.ports.holds().cloned().collect(),
                 };
                 let troubles = inner.troubles.values().cloned().collect();
-                let report = Report { pid: std::process::id(), state, counters: self.server.counters(), troubles };
+                let (counters, datagrams) = (self.server.counters(), inner.ports.flows());
+                let report = Report { pid: std::process::id(), state, counters, datagrams, troubles };
                 Answer::Report(Box::new(report))
             }
             Request::Stop => Answer::Done { troubles: Vec::new() },
@@ -196,8 +197,12 @@ impl Helper {
 
     fn change(&self, inner: &mut Inner, change: Change) -> Answer {
         if let Err((port, error)) = inner.ports.hold(&change.holds) {
-            let in_use = error.kind() == io::ErrorKind::AddrInUse;
-            return Answer::Taken { port, why: error.to_string(), in_use };
+            let fault = match error.kind() {
+                io::ErrorKind::AddrInUse => Refused::InUse,
+                io::ErrorKind::Unsupported => Refused::Unsupported,
+                _ => Refused::Other,
+            };
+            return Answer::Taken { port, why: error.to_string(), fault };
         }
         inner.ports.release(&change.release);
         let networks = !change.networks.is_empty() || !change.forget_networks.is_empty();

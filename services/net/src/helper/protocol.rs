@@ -1,12 +1,13 @@
 //! What daemon and helper say to one another: one JSON object a line, one answer to each request, in order.
 
+use super::datagrams::Flows;
 use crate::names::{Counters, Endpoint, Network};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// Version of these words; a helper of another version is replaced.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Longest line, in bytes: some 50,000 endpoints.
 pub(super) const LINE_MAX: u64 = 32 << 20;
 
@@ -51,7 +52,7 @@ pub struct Hold {
     pub port: Port,
     /// Who holds it: a container's id.
     pub owner: String,
-    /// For TCP on `::`: where connections to `[::1]` are led.
+    /// For TCP and UDP on `::` and `::1`: where connections and datagrams to `[::1]` are led.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub splice: Option<SocketAddr>,
 }
@@ -104,6 +105,8 @@ pub struct Report {
     pub state: State,
     /// What its resolver did.
     pub counters: Counters,
+    /// Datagrams to `[::1]`, by port.
+    pub datagrams: Vec<Flows>,
     /// What it could not do, e.g. listen on an address, and why.
     pub troubles: Vec<String>,
 }
@@ -123,6 +126,18 @@ pub(super) enum Request {
     Stop,
 }
 
+/// Why a port could not be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Refused {
+    /// Somebody has it.
+    InUse,
+    /// The kernel has no such transport.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", content = "with", rename_all = "snake_case")]
 pub(super) enum Answer {
@@ -137,7 +152,7 @@ pub(super) enum Answer {
     Taken {
         port: Port,
         why: String,
-        in_use: bool,
+        fault: Refused,
     },
     /// The request could not be read.
     Bad {

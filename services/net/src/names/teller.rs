@@ -161,7 +161,7 @@ pub(crate) fn host_port(protocol: &str, address: IpAddr, number: u32) -> Option<
     Some(Port { transport, address, port: u16::try_from(number).ok().filter(|number| *number > 0)? })
 }
 
-/// The published ports of a container. To `[::1]` no rule can lead: there the helper leads connections to the container.
+/// The published ports of a container. To `[::1]` no rule can lead: there the helper leads what comes to the container.
 fn holds(attachment: &Attachment) -> Vec<Hold> {
     let owner = owner(&attachment.namespace, &attachment.container);
     let bridges = attachment.endpoints.iter().filter(|endpoint| endpoint.driver == "bridge" && !endpoint.internal);
@@ -176,7 +176,7 @@ fn holds(attachment: &Attachment) -> Vec<Hold> {
         for address in host_addresses(&port.host_ip) {
             let Some(port) = host_port(&port.protocol, address, port.host_port) else { continue };
             let loopback = [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST].iter().any(|own| address == *own);
-            let splice = target.filter(|_| loopback && port.transport == Transport::Tcp);
+            let splice = target.filter(|_| loopback && port.transport != Transport::Sctp);
             all.push(Hold { port, owner: owner.clone(), splice: splice.map(|(ip, port)| SocketAddr::new(*ip, port)) });
         }
     }
@@ -302,7 +302,7 @@ mod tests {
                 "0.0.0.0:8080/tcp None",
                 "[::]:8080/tcp Some(172.17.0.2:80)",
                 "0.0.0.0:53/udp None",
-                "[::]:53/udp None",
+                "[::]:53/udp Some(172.17.0.2:80)",
                 "127.0.0.1:81/tcp None",
                 "[::1]:82/tcp Some(172.17.0.2:80)",
             ]
