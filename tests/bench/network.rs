@@ -1,5 +1,5 @@
-//! Attaching containers to a bridge: ours against Debian's CNI plugins, alone and eight at once, with others present, with
-//! published ports. Everything happens in a network namespace of the bench's own, over records on the disk.
+//! Attaching containers to a bridge: ours against Debian's CNI plugins and podman's netavark, alone and eight at once, with
+//! others present, with published ports. Everything happens in a network namespace of the bench's own, over records on the disk.
 
 use crate::series::{Contestant, Table, Unit, millis};
 use crate::{Bench, installed};
@@ -8,6 +8,7 @@ use crated_core::{MetadataStore, Networks};
 use crated_net::{Config, Service};
 use crated_store::Metadata;
 use crated_sys::namespace::{self, Kinds};
+use crated_sys::netlink::route::Link;
 use crated_tests::{Daemon, Netns, Options, true_archive};
 use crated_types::{Actor, ContainerId, Namespace, Scope};
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ use tokio::runtime::Runtime;
 
 /// Where Debian has the plugins.
 const PLUGINS: &str = "/usr/lib/cni";
+/// Where Debian has podman's program for networks.
+const NETAVARK: &str = "/usr/lib/podman/netavark";
 const PARALLEL: usize = 8;
 /// Ports of a container among the many.
 const PORTS_EACH: u16 = 1000;
@@ -60,12 +63,12 @@ fn lives(bench: &Bench, table: &mut Table) {
     daemon.finish();
 }
 
-/// The service and the plugins.
+/// The service and its rivals.
 struct Rig {
     runtime: Runtime,
     metadata: Arc<dyn MetadataStore>,
     service: Arc<Service>,
-    plugins: Option<Plugins>,
+    others: Vec<Other>,
     number: std::sync::atomic::AtomicU64,
 }
 
@@ -93,8 +96,9 @@ impl Rig {
         let pool = PoolSpec { subnet: "10.77.0.0/16".parse()?, gateway: None, range: None, reserved: BTreeMap::new() };
         let spec = NetworkSpec { name: "bench".into(), pools: vec![pool], ..NetworkSpec::default() };
         runtime.block_on(async { service.create(&scope()?, spec).await.map_err(anyhow::Error::from) })?;
-        let plugins = Plugins::find(bench.folder.path());
-        Ok(Self { runtime, metadata, service, plugins, number: std::sync::atomic::AtomicU64::new(0) })
+        let others = [Plugins::find(bench.folder.path()).map(Other::Plugins), Netavark::find()?.map(Other::Netavark)];
+        let others = others.into_iter().flatten().collect();
+        Ok(Self { runtime, metadata, service, others, number: std::sync::atomic::AtomicU64::new(0) })
     }
 
     fn all(&self, bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
@@ -155,21 +159,25 @@ impl Rig {
     }
 
     fn race(&self, case: &str, rounds: usize, table: &mut Table) -> anyhow::Result<()> {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs) = (Vec::new(), vec![Vec::new(); self.others.len()]);
         for _ in 0..rounds {
             ours.push(self.cycle(&[])?);
-            if let Some(plugins) = &self.plugins {
-                theirs.push(plugins.cycle(self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed))?);
+            for (other, times) in self.others.iter().zip(&mut theirs) {
+                times.push(other.cycle(self.next())?);
             }
         }
         table.add(case, "crated", Unit::Time, ours);
-        if self.plugins.is_some() {
-            table.add(case, "CNI bridge, host-local, portmap", Unit::Time, theirs);
+        for (other, times) in self.others.iter().zip(theirs) {
+            table.add(case, other.name(), Unit::Time, times);
         }
         Ok(())
     }
 
-    /// Several threads at once, ours first and then theirs.
+    fn next(&self) -> u64 {
+        self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Several threads at once: ours first, and then each of the others.
     fn crowd(&self, case: &str, rounds: usize, table: &mut Table) -> anyhow::Result<()> {
         let each = rounds.div_ceil(PARALLEL);
         let run = |act: &(dyn Fn() -> anyhow::Result<f64> + Sync)| -> anyhow::Result<Vec<f64>> {
@@ -185,9 +193,8 @@ impl Rig {
             })
         };
         table.add(case, "crated", Unit::Time, run(&|| self.cycle(&[]))?);
-        if let Some(plugins) = &self.plugins {
-            let theirs = || plugins.cycle(self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-            table.add(case, "CNI bridge, host-local, portmap", Unit::Time, run(&theirs)?);
+        for other in &self.others {
+            table.add(case, other.name(), Unit::Time, run(&|| other.cycle(self.next()))?);
         }
         Ok(())
     }
@@ -201,7 +208,8 @@ impl Rig {
         }
         let told = millis(begun.elapsed());
         let mut links = crated_sys::netlink::route::Route::open()?;
-        while links.links()?.iter().any(|link| link.name.starts_with("veth")) {
+        let ours = |link: &Link| link.name.starts_with("veth") && link.alias.starts_with("crated ");
+        while links.links()?.iter().any(ours) {
             anyhow::ensure!(begun.elapsed().as_secs() < 120, "links of {count} containers did not go");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
@@ -242,6 +250,83 @@ impl Rig {
         table.add("network: attach + detach with 500 published ports", "crated", Unit::Time, times);
         Ok(())
     }
+}
+
+/// Who else attaches containers.
+enum Other {
+    Plugins(Plugins),
+    Netavark(Netavark),
+}
+
+impl Other {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Plugins(_) => "CNI bridge, host-local, portmap",
+            Self::Netavark(_) => "podman's netavark",
+        }
+    }
+
+    fn cycle(&self, number: u64) -> anyhow::Result<f64> {
+        match self {
+            Self::Plugins(plugins) => plugins.cycle(number),
+            Self::Netavark(netavark) => netavark.cycle(number),
+        }
+    }
+}
+
+/// podman's netavark, called as podman calls it; podman itself chooses the addresses.
+struct Netavark {
+    /// Somebody who stays: it makes and removes its bridge with the first and the last.
+    _first: OwnedFd,
+}
+
+impl Netavark {
+    fn find() -> anyhow::Result<Option<Self>> {
+        if !Path::new(NETAVARK).is_file() || !installed("iptables") {
+            eprintln!("skip: netavark (netavark or iptables is not installed)");
+            return Ok(None);
+        }
+        let first = netns()?;
+        netavark("setup", &first, 0)?;
+        Ok(Some(Self { _first: first }))
+    }
+
+    fn cycle(&self, number: u64) -> anyhow::Result<f64> {
+        let fd = netns()?;
+        let begun = Instant::now();
+        netavark("setup", &fd, number + 1)?;
+        netavark("teardown", &fd, number + 1)?;
+        Ok(millis(begun.elapsed()))
+    }
+}
+
+fn netavark(verb: &str, fd: &OwnedFd, number: u64) -> anyhow::Result<()> {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+    let id = format!("{number:064x}");
+    // As 10.89.0.2 and upwards, round and round.
+    let (high, low) = (number / 200 % 250, number % 200 + 2);
+    let config = json!({
+        "container_id": id, "container_name": format!("c{number}"),
+        "networks": {"bench": {"static_ips": [format!("10.89.{high}.{low}")], "interface_name": "eth0"}},
+        "network_info": {"bench": {
+            "name": "bench", "id": "b".repeat(64), "driver": "bridge", "network_interface": "podman9",
+            "subnets": [{"subnet": "10.89.0.0/16", "gateway": "10.89.255.254"}],
+            "ipv6_enabled": false, "internal": false, "dns_enabled": false, "ipam_options": {"driver": "host-local"},
+        }},
+    });
+    let mut child = Command::new(NETAVARK)
+        .args([verb, &path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(config.to_string().as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "netavark {verb}: {said}");
+    Ok(())
 }
 
 /// Debian's plugins, called as a runtime calls them.

@@ -296,8 +296,8 @@ impl Daemon {
         said.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
     }
 
-    /// Removes every container, stops the daemon, and looks for what is left: mounts, processes, cgroups, network
-    /// namespaces, sockets, bundles, snapshots.
+    /// Removes every container and network, stops the daemon, and looks for what is left: mounts, processes, cgroups, named
+    /// network namespaces, sockets, bundles, snapshots; in the network namespace that is its host links and rules.
     ///
     /// # Panics
     /// Where something is left.
@@ -309,6 +309,16 @@ impl Daemon {
         let names = self.ctl(&["ps", "-aq", "--no-trunc"]).ok();
         for name in names.split_whitespace() {
             self.ctl(&["rm", "-f", name]).ok();
+        }
+        if self.options.netns.is_some() {
+            let networks = self.ctl(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"]).ok();
+            let own = |line: &&str| ["bridge", "macvlan", "ipvlan"].iter().any(|kind| line.ends_with(kind));
+            for line in networks.lines().filter(own) {
+                match line.split_whitespace().next() {
+                    Some("bridge") | None => {} // the default one stays
+                    Some(name) => drop(self.ctl(&["network", "rm", name]).ok()),
+                }
+            }
         }
         self.stop();
         self.before.assert_nothing_new(self.folder.path(), &self.root(), &self.state(), &self.log());

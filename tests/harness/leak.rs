@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Default)]
 pub struct Leftovers {
     cgroups: BTreeSet<PathBuf>,
+    netns: BTreeSet<PathBuf>,
 }
 
 impl Leftovers {
     /// What is there before a daemon is started.
     #[must_use]
     pub fn of(_folder: &Path) -> Self {
-        Self { cgroups: cgroups() }
+        Self { cgroups: cgroups(), netns: named_netns() }
     }
 
     /// Checks that nothing of the daemon below `folder` is left.
@@ -50,12 +51,21 @@ impl Leftovers {
                 .filter(|path| ids.iter().any(|id| path.to_string_lossy().contains(id.as_str())))
                 .map(|path| format!("cgroup {}", path.display())),
         );
+        let named = named_netns();
+        left.extend(named.difference(&self.netns).map(|path| format!("network namespace {}", path.display())));
         for below in ["s", "io.containerd.runtime.v2.task"] {
             left.extend(files(&state.join(below), 3).into_iter().map(|path| format!("state {}", path.display())));
         }
         left.extend(files(&root.join("containers"), 3).into_iter().map(|path| format!("container {}", path.display())));
         left
     }
+}
+
+/// Network namespaces that have a name: no test makes one, and crated does not either.
+fn named_netns() -> BTreeSet<PathBuf> {
+    let folders = ["/run/netns", "/var/run/netns", "/run/docker/netns"].map(PathBuf::from);
+    let canonical: BTreeSet<PathBuf> = folders.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
+    canonical.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten()).map(|e| e.path()).collect()
 }
 
 /// Every id that a container of this daemon ever had, from what its log says.

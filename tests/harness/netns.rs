@@ -2,6 +2,7 @@
 
 use crate::{Outcome, Run, eventually};
 use crated_sys::namespace::{Kinds, join, open, unshare};
+use serde_json::Value;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -76,25 +77,72 @@ impl Netns {
         self.run("ip", &words.split_whitespace().collect::<Vec<_>>()).ok()
     }
 
-    /// Whether everything of a daemon is gone: its container's links, its published ports. Bridges of networks stay as long as
-    /// their networks, without anybody on them.
+    /// Whether everything of a daemon is gone but what docs/packets.md says stays: the bridge of the default network, with
+    /// nobody on it, and the one table, which knows that network alone.
     ///
     /// # Panics
     /// With what is left.
     #[track_caller]
     pub fn assert_clean(&self, log: &str) {
-        let mut left = String::new();
+        let mut left = Vec::new();
         let clean = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            eventually("no link of a container is left", || {
-                let links = self.ip("-o link");
-                let links = links.lines().filter(|line| line.contains(": veth") || line.contains(": macvlan"));
-                let elements = self.run("nft", &["list", "ruleset"]).stdout;
-                let elements = elements.lines().filter(|line| line.contains("elements =") && line.contains(" . "));
-                left = links.chain(elements.filter(|line| line.contains(" : "))).collect::<Vec<_>>().join("\n");
+            eventually("nothing of a container or a network is left", || {
+                left = self.left();
                 left.is_empty().then_some(())
             });
         }));
-        assert!(clean.is_ok(), "left in the host:\n{left}\n--- crated's log:\n{log}");
+        assert!(clean.is_ok(), "left in the host:\n{}\n--- crated's log:\n{log}", left.join("\n"));
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let links = self.json("ip", &["-d", "-j", "link"]);
+        let word = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let all = links.as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut default = None;
+        for link in all {
+            let (name, alias) = (word(link, "ifname"), word(link, "ifalias"));
+            let kind = word(&link["linkinfo"], "info_kind");
+            if alias.starts_with("crated ") && alias.ends_with(" network bridge") {
+                default = Some(name);
+            } else if alias.starts_with("crated ")
+                || name.starts_with("veth")
+                || ["macvlan", "ipvlan"].contains(&&*kind)
+            {
+                left.push(format!("link {name}, {kind}, alias {alias:?}"));
+            }
+        }
+        let ruleset = self.json("nft", &["-j", "list", "ruleset"]);
+        let mut tables = 0;
+        for object in ruleset["nftables"].as_array().into_iter().flatten() {
+            if word(&object["table"], "name").starts_with("crated_") {
+                tables += 1;
+            }
+            for kind in ["set", "map"] {
+                let set = &object[kind];
+                if !word(set, "table").starts_with("crated_") {
+                    continue;
+                }
+                let elements = set["elem"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let known = match word(set, "name").as_str() {
+                    // One bridge with one subnet.
+                    "bridges" | "pairs" | "sub4" | "masq4" => usize::from(default.is_some()),
+                    _ => 0,
+                };
+                if elements.len() > known {
+                    left.push(format!("nft {kind} {}: {}", word(set, "name"), set["elem"]));
+                }
+            }
+        }
+        if tables > 1 {
+            left.push(format!("{tables} tables of nft"));
+        }
+        left
+    }
+
+    fn json(&self, program: &str, arguments: &[&str]) -> Value {
+        let said = self.run(program, arguments).ok();
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{program} {arguments:?}: {error}: {said}"))
     }
 }
 
@@ -137,5 +185,42 @@ impl World {
         world.host.ip("route add default via 192.0.2.2");
         world.host.ip("-6 route add default via 2001:db8::2");
         world
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_daemon_leaves_is_found_and_what_may_stay_is_not() {
+        let host = Netns::new();
+        host.ip("link add crated0 type bridge");
+        host.run("sh", &["-c", "ip link set crated0 alias 'crated 0123456789ab network bridge'"]).ok();
+        let table = "table inet crated_0123456789ab { set bridges { type ifname; elements = { \"crated0\" } }\n map pub4 { type inet_proto . inet_service : ipv4_addr . inet_service; }\n}\n";
+        host.inside(|| Run::new("nft", &["-f", "-"]).input(table).run().ok());
+        assert!(host.left().is_empty(), "{:?}", host.left());
+        let found = |what: &str| host.left().iter().any(|line| line.contains(what));
+        host.run("nft", &["add", "element", "inet", "crated_0123456789ab", "pub4", "{ tcp . 80 : 10.0.0.2 . 80 }"])
+            .ok();
+        assert!(found("map pub4"), "{:?}", host.left());
+        host.run("nft", &["flush", "map", "inet", "crated_0123456789ab", "pub4"]).ok();
+        host.run("nft", &["add", "element", "inet", "crated_0123456789ab", "bridges", "{ \"br-x\" }"]).ok();
+        assert!(found("set bridges") && host.left().len() == 1, "{:?}", host.left());
+        host.run("nft", &["delete", "element", "inet", "crated_0123456789ab", "bridges", "{ \"br-x\" }"]).ok();
+        host.run("nft", &["add", "table", "inet", "crated_other"]).ok();
+        assert!(found("2 tables"), "{:?}", host.left());
+        host.run("nft", &["delete", "table", "inet", "crated_other"]).ok();
+        host.run(
+            "sh",
+            &["-c", "ip link add br-x type bridge; ip link set br-x alias 'crated 0123456789ab network own'"],
+        )
+        .ok();
+        host.ip("link add veth1234567 type veth peer name eth0");
+        assert!(
+            found("link br-x, bridge") && found("link veth1234567, veth") && host.left().len() == 2,
+            "{:?}",
+            host.left()
+        );
     }
 }
