@@ -4,6 +4,7 @@ use crate::api::Api;
 use crated_api::crated::engine::v1;
 use crated_tests::{Daemon, eventually};
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -141,4 +142,18 @@ fn run(api: &Api, name: &str) -> Result<(), String> {
 fn remove(api: &Api, name: &str) -> Result<(), String> {
     let request = v1::RemoveRequest { container: name.into(), force: true };
     api.call(async |mut engine| engine.remove(request).await.map(drop))
+}
+
+#[test]
+fn a_client_that_sleeps_does_not_hold_up_the_stop() {
+    let mut daemon = Daemon::start();
+    let mut sleeper = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    // HTTP/2's preface and empty settings, and then not a word: neither to a ping nor to a farewell.
+    sleeper.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    let mut said = [0; 9];
+    sleeper.read_exact(&mut said).unwrap(); // the daemon's own settings: it serves us
+    daemon.stop();
+    assert!(!daemon.log().contains("not everything ended in time"), "{}", daemon.log());
+    daemon.restart();
+    daemon.finish();
 }

@@ -333,6 +333,24 @@ pub fn allocate(fd: BorrowedFd<'_>, offset: u64, length: u64) -> Result<()> {
     rfs::fallocate(fd, rfs::FallocateFlags::empty(), offset, length).of("fallocate", || format!("{offset}+{length}"))
 }
 
+/// Takes the exclusive lock of a whole file (flock(2)). A process that its last owner was just forking when it was killed holds
+/// a copy of the lock until its execve: that is waited for, a second at most.
+///
+/// # Errors
+/// [`TryLockError::WouldBlock`](std::fs::TryLockError::WouldBlock) where somebody has it.
+pub fn lock_soon(file: &std::fs::File) -> std::result::Result<(), std::fs::TryLockError> {
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) if tries < 100 => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// An exclusive or shared lock on an open file, let go when dropped with the file.
 #[derive(Debug)]
 pub struct Lock(OwnedFd);

@@ -27,7 +27,7 @@ impl RootLock {
             .mode(0o600)
             .open(&path)
             .map_err(|error| Error::os(format!("open {}", path.display()), error))?;
-        match file.try_lock() {
+        match crated_sys::fs::lock_soon(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
@@ -56,6 +56,20 @@ impl RootLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_a_dying_owner_left_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = RootLock::take(root.path()).unwrap();
+        let copy = lock._file.try_clone().unwrap();
+        drop(lock);
+        let going = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            drop(copy);
+        });
+        RootLock::take(root.path()).unwrap();
+        going.join().unwrap();
+    }
 
     #[test]
     fn a_root_has_one_owner_and_the_error_names_it() {

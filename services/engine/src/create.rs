@@ -201,7 +201,7 @@ impl Engine {
             remove_folder(&self.volumes(&scope.namespace).join(volume)).await?;
         }
         let mut last = self.journal.forgetting(open);
-        last.push(Op::Delete(NAMES.key(scope.namespace.as_str(), &arguments.name)));
+        last.extend(self.freed_name(&scope, &ContainerId::new(&arguments.id)?, &arguments.name).await?);
         self.commit(last).await.map(drop)
     }
 

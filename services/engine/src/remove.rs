@@ -102,9 +102,7 @@ impl Engine {
         let mut last = self.journal.forgetting(open);
         last.extend(self.journal.forget_others(&scope.namespace, id.as_str()).await?);
         last.push(Op::Delete(LIVES.key(namespace, id.as_str())));
-        if !arguments.name.is_empty() {
-            last.push(Op::Delete(NAMES.key(namespace, &arguments.name)));
-        }
+        last.extend(self.freed_name(&scope, &id, &arguments.name).await?);
         let mut network = match self.life(&scope.namespace, id.as_str()).await? {
             Some(life) => {
                 let config = life.wanted(id.as_str())?;
@@ -123,6 +121,18 @@ impl Engine {
         self.slots.get(namespace, id.as_str()).ring();
         tracing::info!(container = %id, name = arguments.name, "removed");
         Ok(())
+    }
+
+    /// What frees a container's name: the one that it has now, which was `noted` if nobody knows, and only if it is its own.
+    pub(crate) async fn freed_name(&self, scope: &Scope, id: &ContainerId, noted: &str) -> Result<Option<Op>> {
+        let life = self.life(&scope.namespace, id.as_str()).await?;
+        let name = life.map_or_else(|| noted.to_owned(), |life| life.name);
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let key = NAMES.key(scope.namespace.as_str(), &name);
+        let own = NAMES.get(&*self.deps.metadata, &key).await?.is_some_and(|(_, named)| named.id == id.as_str());
+        Ok(own.then_some(Op::Delete(key)))
     }
 
     /// Removes an active snapshot; one that is gone, or whose snapshotter is not loaded any more, is no hindrance.

@@ -101,6 +101,10 @@ impl Engine {
             let Some(life) = &found.life else {
                 return Err(foreign(found.id.as_str(), "has no name beside its id"));
             };
+            if life.removing {
+                return Err(Error::precondition(Kind::Container, &life.name, "is being removed")
+                    .remedy_is("remove it again: `cratectl rm -f`"));
+            }
             if life.name == name {
                 return Err(Error::invalid("name", format_args!("{name:?} is its name already")));
             }

@@ -250,7 +250,7 @@ fn prepare(folder: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .map_err(|source| StoreError::io("open", &path, &source))?;
-    match lock_soon(&file) {
+    match crated_sys::fs::lock_soon(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
@@ -265,20 +265,6 @@ fn prepare(folder: &Path) -> Result<File> {
         tracing::warn!(%error, path = %path.display(), "the lock file does not hold our pid");
     }
     Ok(file)
-}
-
-/// Takes the lock. A process that the last owner was just forking holds a copy of it until its exec: that is worth a wait.
-fn lock_soon(file: &File) -> std::result::Result<(), TryLockError> {
-    let mut tries = 0;
-    loop {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) if tries < 20 => {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            answer => return answer,
-        }
-    }
 }
 
 /// Reads events from segments.

@@ -187,7 +187,9 @@ impl Bench<'_> {
         let Some(pid) = found.map(|container| container.pid.cast_signed()).filter(|pid| *pid > 0) else { return };
         let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return };
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
-        if let Some(pid) = if shim { parent.filter(|pid| *pid > 1) } else { Some(pid) } {
+        // The parent of one whose shim has died is the reaper of orphans: that is ourselves.
+        let own = std::process::id().cast_signed();
+        if let Some(pid) = if shim { parent.filter(|pid| *pid > 1 && *pid != own) } else { Some(pid) } {
             let _ = crated_sys::process::kill(pid, 9); // it may have ended just now
         }
     }
