@@ -106,7 +106,7 @@ impl Subnet {
         match self.taken.get(&at) {
             Some(other) if other != holder => Err(Error::new(
                 Fault::InUse,
-                format!("address {address} belongs to container {:?} of namespace {}", other.1, other.0),
+                format!("address {address} belongs to container {:?} of namespace {}", crate::short(&other.1), other.0),
             )),
             _ => Ok(at),
         }

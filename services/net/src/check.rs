@@ -17,7 +17,7 @@ impl Service {
             }
             for endpoint in attachment.endpoints.iter().filter(|endpoint| !endpoint.host_link.is_empty()) {
                 expected.push((
-                    attachment.container.clone(),
+                    crate::called(&attachment.name, &attachment.container),
                     endpoint.host_link.clone(),
                     endpoint.network_name.clone(),
                 ));

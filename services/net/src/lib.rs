@@ -46,6 +46,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The part of an identifier that people are shown.
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+/// What people call a container: its name, where it has one, and its short identifier.
+fn called(name: &str, id: &str) -> String {
+    if name.is_empty() || name == id { format!("{:?}", short(id)) } else { format!("{name:?} ({})", short(id)) }
+}
+
 /// A new identifier of a network or an endpoint: 64 hexadecimal digits.
 fn random_id() -> Result<String> {
     Ok(hex(&random::<32>()?))

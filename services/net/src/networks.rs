@@ -15,8 +15,6 @@ use crate::service::Service;
 const NAME_OPTION: &str = "com.docker.network.bridge.name";
 /// Containers of a network in use that its error names.
 const USERS_SHOWN: usize = 8;
-/// Digits of an identifier that people are shown.
-const SHORT: usize = 12;
 
 impl Service {
     pub(crate) async fn make(&self, scope: &Scope, spec: NetworkSpec) -> Result<Network> {
@@ -163,12 +161,9 @@ impl Service {
     async fn in_use(&self, network: &Network, users: &[Holder]) -> Error {
         let mut called = Vec::new();
         for (namespace, container) in users.iter().take(USERS_SHOWN) {
-            let short: String = container.chars().take(SHORT).collect();
             let record = self.record(namespace, container).await.ok().flatten();
-            called.push(match record.map(|(_, attachment)| attachment.name).filter(|name| !name.is_empty()) {
-                Some(name) if name != *container => format!("{name:?} ({short})"),
-                Some(_) | None => format!("{short:?}"),
-            });
+            let name = record.map(|(_, attachment)| attachment.name).unwrap_or_default();
+            called.push(crate::called(&name, container));
         }
         let more = users.len().saturating_sub(USERS_SHOWN);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };

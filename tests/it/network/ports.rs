@@ -18,6 +18,13 @@ fn a_published_port_is_reached_from_everywhere() {
     wgets(&daemon, "web", &format!("http://{HOST}:8080/"), "hello");
     daemon.ctl(&["run", "-d", "--name", "client", "bb:1", "sleep", "1000"]).ok();
     wgets(&daemon, "client", &format!("http://{HOST}:8080/"), "hello");
+    // Whether netfilter sees what passes a bridge or not.
+    for seen in ["0", "1"] {
+        world.host.inside(|| std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", seen).ok());
+        wgets(&daemon, "web", &format!("http://{HOST}:8080/"), "hello");
+        wgets(&daemon, "client", &format!("http://{HOST}:8080/"), "hello");
+        wgets(&daemon, "client", "http://172.17.0.2/", "hello");
+    }
     daemon.ctl(&["network", "create", "own"]).ok();
     daemon.ctl(&["run", "-d", "--name", "far", "--network", "own", "bb:1", "sleep", "1000"]).ok();
     wgets(&daemon, "far", &format!("http://{HOST}:8080/"), "hello");

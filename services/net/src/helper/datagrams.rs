@@ -78,17 +78,31 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// What all ports share.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Places of flows.
+    places: Arc<Semaphore>,
+    /// One for all: it is used between two waits only.
+    buffer: Mutex<Box<[u8]>>,
+}
+
+impl Room {
+    /// For so many flows over all ports.
+    pub(super) fn new(flows: usize) -> Arc<Self> {
+        let buffer = Mutex::new(vec![0; LONGEST].into_boxed_slice());
+        Arc::new(Self { places: Arc::new(Semaphore::new(flows)), buffer })
+    }
+}
+
 /// One port's way on.
 #[derive(Debug)]
 pub(super) struct Way {
     socket: UdpSocket,
     target: Target,
     limits: Limits,
-    /// Places of flows over all ports.
-    places: Arc<Semaphore>,
+    room: Arc<Room>,
     counts: Counts,
-    /// One for all: it is used between two waits only.
-    buffer: Mutex<Box<[u8]>>,
     begun: Instant,
 }
 
@@ -112,16 +126,15 @@ impl Way {
     pub(super) fn new(
         socket: std::net::UdpSocket,
         target: Target,
-        places: Arc<Semaphore>,
+        room: Arc<Room>,
         limits: Limits,
     ) -> io::Result<Self> {
         Ok(Self {
             socket: UdpSocket::from_std(socket)?,
             target,
             limits,
-            places,
+            room,
             counts: Counts::default(),
-            buffer: Mutex::new(vec![0; LONGEST].into_boxed_slice()),
             begun: Instant::now(),
         })
     }
@@ -185,7 +198,7 @@ impl Way {
         tasks: &mut JoinSet<(SocketAddr, u64)>,
         serial: &mut u64,
     ) -> bool {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.room.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         let (length, client) = match self.socket.try_recv_from(&mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
@@ -232,7 +245,7 @@ impl Way {
     ) -> io::Result<Flow> {
         let place = loop {
             let full = flows.len() >= self.limits.flows;
-            match Arc::clone(&self.places).try_acquire_owned() {
+            match Arc::clone(&self.room.places).try_acquire_owned() {
                 Ok(place) if !full => break place,
                 _ => {
                     let silent = flows.iter().min_by_key(|(_, flow)| flow.used.load(Ordering::Relaxed));
@@ -283,7 +296,7 @@ impl Way {
     }
 
     fn take_answers(&self, client: SocketAddr, upstream: &UdpSocket, used: &AtomicU64) {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.room.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..BURST {
             match upstream.try_recv(&mut buffer) {
                 Ok(length) => {
@@ -326,7 +339,7 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let at = socket.local_addr().unwrap();
         let target = Arc::new(Mutex::new(Some(target)));
-        let way = Arc::new(Way::new(socket, target, Arc::new(Semaphore::new(places)), limits).unwrap());
+        let way = Arc::new(Way::new(socket, target, Room::new(places), limits).unwrap());
         let task = tokio::spawn(Arc::clone(&way).lead());
         (way, at, task)
     }
@@ -366,7 +379,7 @@ mod tests {
         until("silent flows end", || way.flows(String::new()).open == 0).await;
         let flows = way.flows("p".into());
         assert_eq!((flows.opened, flows.idle, flows.to_container, flows.to_clients), (2, 2, 3, 3), "{flows:?}");
-        assert_eq!(way.places.available_permits(), 8);
+        assert_eq!(way.room.places.available_permits(), 8);
         assert_eq!(ask(&one, at, "d").await.1, "d", "and begin again");
     }
 
@@ -388,7 +401,7 @@ mod tests {
         // Let go, all sockets are closed.
         task.abort();
         let _ = task.await;
-        until("every flow ends with its port", || way.places.available_permits() == 64).await;
+        until("every flow ends with its port", || way.room.places.available_permits() == 64).await;
     }
 
     async fn clients_of(count: usize) -> Vec<UdpSocket> {
@@ -403,7 +416,7 @@ mod tests {
     async fn other_ports_places_are_not_taken_and_another_target_begins_anew() {
         let (way, at, _task) = rig(Limits::default(), 1);
         let one = client().await;
-        let taken = Arc::clone(&way.places).acquire_owned().await.unwrap();
+        let taken = Arc::clone(&way.room.places).acquire_owned().await.unwrap();
         one.send_to(b"lost", at).await.unwrap();
         until("it is counted", || way.flows(String::new()).dropped == 1).await;
         drop(taken);

@@ -1,7 +1,7 @@
 //! Held ports: bound sockets that do not listen, so that no process of the host takes a port that is a container's; and the
 //! one way that cannot be routed: connections and datagrams to `[::1]` are led on.
 
-use super::datagrams::{Flows, Limits, Way};
+use super::datagrams::{Flows, Limits, Room, Way};
 use super::protocol::{Hold, Port, Transport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 use std::collections::BTreeMap;
@@ -61,13 +61,12 @@ impl Drop for Kept {
 pub(super) struct Ports {
     held: BTreeMap<Port, (Hold, Kept)>,
     places: Arc<Semaphore>,
-    flows: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        let places = |count| Arc::new(Semaphore::new(count));
-        Self { held: BTreeMap::new(), places: places(CONNECTIONS), flows: places(FLOWS) }
+        Self { held: BTreeMap::new(), places: Arc::new(Semaphore::new(CONNECTIONS)), room: Room::new(FLOWS) }
     }
 }
 
@@ -175,7 +174,7 @@ impl Ports {
         match (stands, held) {
             (Ok(true), held) => {
                 let target = Arc::new(Mutex::new(to));
-                let way = Arc::new(Way::new(led.into(), target, Arc::clone(&self.flows), Limits::default())?);
+                let way = Arc::new(Way::new(led.into(), target, Arc::clone(&self.room), Limits::default())?);
                 let task = tokio::spawn(Arc::clone(&way).lead());
                 Ok(Kept::Datagrams { _socket: held, task, way })
             }

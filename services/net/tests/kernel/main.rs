@@ -7,4 +7,5 @@ mod host;
 mod live;
 mod mending;
 mod pressure;
+mod sctp;
 mod traffic;
