@@ -265,7 +265,9 @@ fn find_shim(bundle: &str, id: &ContainerId) -> Option<i32> {
         let line = std::fs::read(entry.path().join("cmdline")).ok()?;
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let named = |word: &str| words.contains(&word.as_bytes());
-        (named(bundle) && named(id.as_str()) && named("serve")).then_some(pid)
+        // A container's init that waits at its gate is a copy of the shim, by another name.
+        let copy = || std::fs::read(entry.path().join("comm")).is_ok_and(|name| name == b"crated-init\n");
+        (named(bundle) && named(id.as_str()) && named("serve") && !copy()).then_some(pid)
     })
 }
 

@@ -373,6 +373,28 @@ impl Inner {
             tracing::warn!(container = %id, "the shim does not end: killing it");
             self.kill_shim(namespace, id, &task.record()).await;
         }
+        let mut wait = Duration::ZERO;
+        loop {
+            let put_away = self.put_away(namespace, id, task, &exit, alone).await;
+            let Err(error) = put_away else { return Ok(exit) };
+            if wait.is_zero() {
+                wait = Duration::from_millis(100); // what failed once may work at once
+                continue;
+            }
+            self.put_away_later(task, &exit, alone, wait);
+            return Err(error);
+        }
+    }
+
+    /// Removes what is left of a task whose shim has told how it ended, and has ended itself. Each step can be repeated.
+    async fn put_away(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        task: &Arc<Running>,
+        exit: &Exit,
+        alone: bool,
+    ) -> Result<()> {
         crated_core::fail::point("task.delete.bundle")?;
         self.bundle(namespace, id).remove()?;
         if alone {
@@ -384,7 +406,28 @@ impl Inner {
         let ended = ExitRecord { status: exit.status, at: Some(exit.at.into()), ..ExitRecord::default() };
         self.close(namespace, id, &known, ended, |record| record.started_at.is_some()).await?;
         self.forget(namespace, id);
-        Ok(exit)
+        Ok(())
+    }
+
+    /// The same as often as it takes: nobody else would, and the task would seem to have a shim that does not answer.
+    fn put_away_later(self: &Arc<Self>, task: &Arc<Running>, exit: &Exit, alone: bool, mut wait: Duration) {
+        let (weak, task, exit) = (Arc::downgrade(self), task.clone(), exit.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(10));
+                let Some(manager) = weak.upgrade() else { return };
+                let Some(_making) = manager.making.begin((task.namespace.clone(), task.id.clone())) else { continue };
+                let ours = manager.find(&task.namespace, &task.id).is_ok_and(|known| Arc::ptr_eq(&known, &task));
+                if !ours {
+                    return;
+                }
+                match manager.put_away(&task.namespace, &task.id, &task, &exit, alone).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::error!(container = %task.id, %error, "putting an ended task away"),
+                }
+            }
+        });
     }
 }
 

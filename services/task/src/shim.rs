@@ -52,6 +52,11 @@ impl Shim {
         self.client.call(self.service, "Wait", request, CallOptions::default()).await
     }
 
+    /// Whether the connection is lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
     /// Resolves once the connection is lost: the shim is gone.
     pub(crate) async fn closed(&self) {
         self.client.closed().await;

@@ -66,6 +66,19 @@ impl Running {
         self.manager.upgrade().ok_or_else(|| Error::new(Fault::NotReady, "the daemon is stopping"))
     }
 
+    /// The state of a task whose end is known without its shim.
+    fn stopped(&self) -> Option<ProcessState> {
+        let exit = exits::of(&self.record())?;
+        Some(ProcessState {
+            container: self.id.clone(),
+            exec: None,
+            pid: exit.pid,
+            status: ProcessStatus::Stopped,
+            stdio: Stdio::default(),
+            exit: Some(exit),
+        })
+    }
+
     async fn delete_exec(&self, exec: &ExecId) -> Result<Exit> {
         let request = api::DeleteRequest { id: self.id.to_string(), exec_id: exec.to_string() };
         self.shim.act("Delete", &request).await.map(exit)
@@ -103,7 +116,13 @@ impl Task for Running {
         let request = api::StateRequest { id: self.id.to_string(), exec_id: Self::exec_name(exec) };
         let asked = self.shim.call::<_, api::StateResponse>("State", &request).await;
         self.silent.store(asked.as_ref().is_err_and(|error| error.fault() == Fault::TimedOut), Ordering::SeqCst);
-        let state = asked?;
+        let state = match asked {
+            // Its shim has gone because it has ended, and is being put away.
+            Err(error) if exec.is_none() && self.shim.is_closed() => {
+                return self.stopped().ok_or(error);
+            }
+            asked => asked?,
+        };
         let status = ProcessStatus::from_i32(state.status);
         let stopped = status == ProcessStatus::Stopped;
         let at = state.exited_at.as_ref().map_or(std::time::SystemTime::UNIX_EPOCH, crated_core::time::system);
