@@ -163,7 +163,7 @@ pub(super) const TWICE: &[Twice] = &[
         run: stop,
     },
     Twice {
-        first: "engine.restart.kill.done",
+        first: "engine.restart.kill",
         seconds: "engine.restart.exit engine.restart.start engine.start.task engine.start.task.done! \
                   engine.start.start.done! engine.restart.close",
         run: restart,
