@@ -80,11 +80,6 @@ const MUTATIONS: &[Mutation] = &[
         test: "commit",
     },
     Mutation {
-        name: "the index runs ahead of the disk",
-        edits: &[["metadata/view.rs", "self.sync().err()", "None::<std::io::Error>"]],
-        test: "commit",
-    },
-    Mutation {
         name: "layers are not synced",
         edits: &[
             [
