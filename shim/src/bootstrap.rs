@@ -8,7 +8,6 @@ use crate::{log, socket, spec};
 use crated_api::containerd::runc::v1::Options;
 use crated_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
 use crated_sys::clone::{Program, Spawn, spawn};
-use crated_sys::namespace::Kinds;
 use crated_types::{Error, Fault, Result};
 use prost::Message;
 use prost_types::Any;
@@ -198,15 +197,9 @@ fn spawn_server(args: &Args, input: &Input, bundle: &Path, path: &Path, listener
         &Program { image: image.as_fd(), argv: &argv, env: &environment },
         &Spawn {
             stdio: [Some(null.as_fd()), Some(null.as_fd()), Some(logs.as_fd())],
-            preserve: 0,
             keep: &[listener.as_fd()],
-            namespaces: Kinds::NONE,
-            cgroup: None,
-            tasks: &[],
-            pid_namespace: None,
-            user_namespace: None,
-            gate: None,
             session: true,
+            ..Spawn::default()
         },
     )
     .map_err(os)?;

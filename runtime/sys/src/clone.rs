@@ -37,8 +37,8 @@ pub struct Program<'a> {
     pub env: &'a [CString],
 }
 
-/// Where a child comes into being, and what it has.
-#[derive(Debug)]
+/// Where a child comes into being, and what it has; by default it inherits our streams, shares all and waits for nobody.
+#[derive(Debug, Default)]
 pub struct Spawn<'a> {
     /// Standard input, output, error; `None` inherits ours.
     pub stdio: [Option<BorrowedFd<'a>>; 3],

@@ -373,17 +373,15 @@ impl Inner {
             tracing::warn!(container = %id, "the shim does not end: killing it");
             self.kill_shim(namespace, id, &task.record()).await;
         }
-        let mut wait = Duration::ZERO;
-        loop {
-            let put_away = self.put_away(namespace, id, task, &exit, alone).await;
-            let Err(error) = put_away else { return Ok(exit) };
-            if wait.is_zero() {
-                wait = Duration::from_millis(100); // what failed once may work at once
-                continue;
-            }
-            self.put_away_later(task, &exit, alone, wait);
+        if self.put_away(namespace, id, task, &exit, alone).await.is_ok() {
+            return Ok(exit);
+        }
+        // What failed once may work at once.
+        if let Err(error) = self.put_away(namespace, id, task, &exit, alone).await {
+            self.put_away_later(task, &exit, alone);
             return Err(error);
         }
+        Ok(exit)
     }
 
     /// Removes what is left of a task whose shim has told how it ended, and has ended itself. Each step can be repeated.
@@ -410,9 +408,10 @@ impl Inner {
     }
 
     /// The same as often as it takes: nobody else would, and the task would seem to have a shim that does not answer.
-    fn put_away_later(self: &Arc<Self>, task: &Arc<Running>, exit: &Exit, alone: bool, mut wait: Duration) {
+    fn put_away_later(self: &Arc<Self>, task: &Arc<Running>, exit: &Exit, alone: bool) {
         let (weak, task, exit) = (Arc::downgrade(self), task.clone(), exit.clone());
         tokio::spawn(async move {
+            let mut wait = Duration::from_millis(100);
             loop {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(10));

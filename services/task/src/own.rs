@@ -3,7 +3,6 @@
 use crate::bundle::{self, Bundle};
 use crate::config::Config;
 use crated_sys::clone::{Program, Spawn};
-use crated_sys::namespace::Kinds;
 use crated_types::{ContainerId, Error, Namespace, Result};
 use sha2::{Digest, Sha256};
 use std::ffi::CString;
@@ -114,15 +113,8 @@ pub(crate) fn start(
         &Spawn {
             // Standard input is the listening socket: the one descriptor that a program has for sure.
             stdio: [Some(listener.as_fd()), Some(log.as_fd()), Some(log.as_fd())],
-            keep: &[],
-            preserve: 0,
-            namespaces: Kinds::NONE,
-            cgroup: None,
-            tasks: &[],
-            pid_namespace: None,
-            user_namespace: None,
-            gate: None,
             session: true,
+            ..Spawn::default()
         },
     )
     .map_err(failed)?;

@@ -7,7 +7,6 @@ use super::copy::watched;
 use super::uri::Program;
 use crate::log;
 use crated_sys::clone::{self, Spawn, spawn};
-use crated_sys::namespace::Kinds;
 use crated_types::{Error, Fault, Result};
 use std::ffi::{CString, OsString};
 use std::io::{PipeReader, PipeWriter, Read};
@@ -60,15 +59,8 @@ pub(crate) fn start(program: &Program, container: &str, namespace: &str) -> Resu
         &clone::Program { image: image.as_fd(), argv: &argv, env: &env },
         &Spawn {
             stdio: [Some(out.as_fd()), Some(err.as_fd()), Some(says_ready.as_fd())],
-            preserve: 0,
-            keep: &[],
-            namespaces: Kinds::NONE,
-            cgroup: None,
-            tasks: &[],
-            pid_namespace: None,
-            user_namespace: None,
-            gate: None,
             session: true,
+            ..Spawn::default()
         },
     )
     .map_err(os(path))?;
